@@ -1,0 +1,57 @@
+"""Endpoint addresses: `ip:port`, IPv6 in brackets, the one form that Envoy's host override understands."""
+
+from __future__ import annotations
+
+import ipaddress
+
+
+def split(address: str) -> tuple[str, int]:
+    """(ip, port) of an `ip:port` or `[ipv6]:port`; the ip in its canonical form without brackets.
+
+    Raises ValueError saying what is allowed: names are not, Envoy would not find them among its hosts.
+    """
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        ip = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        if not colon or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+            raise ValueError
+        if (ip.version == 6) is not bracketed:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{address!r} is not IP:PORT ([IPv6]:PORT), with a port of 1..65535") from None
+    return str(ip), int(port)
+
+
+def join(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def normalise(address: str) -> str:
+    """*address* in the one spelling that addresses are compared in; raises ValueError."""
+    return join(*split(address))
+
+
+def hint(item: str) -> str | None:
+    """One item of a subset hint, `ip` or `ip:port`, normalised; None where it is neither."""
+    item = item.strip()
+    try:
+        return normalise(item)
+    except ValueError:
+        pass
+    try:
+        return str(ipaddress.ip_address(item.strip("[]")))
+    except ValueError:
+        return None
+
+
+def hints(value: str | list[str] | None) -> frozenset[str] | None:
+    """A subset hint (list or comma string, or a list of comma strings) as a set; None: no hint was given.
+
+    An empty set allows nothing; an item that is no address allows nothing either.
+    """
+    if value is None:
+        return None
+    items = [value] if isinstance(value, str) else value
+    found = (hint(part) for item in items for part in item.split(","))
+    return frozenset(address for address in found if address is not None)

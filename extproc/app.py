@@ -1,0 +1,255 @@
+"""The composition root: builds everything once, owns every task, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+from msgspec import Struct
+
+from . import __version__, logs, state, tls
+from .config import Config, load_file
+from .endpoint import Endpoint
+from .errors import ConfigError
+from .fleet import Fleet
+from .grpc_server import GrpcServer
+from .http_server import HttpServer
+from .metrics import Metrics
+from .model_lister import ModelLister
+from .reload import ConfigWatcher, digest
+from .router import Router
+from .scraper import Scraper
+from .scraping import ScrapeListener, scrape_targets
+from .server import ExternalProcessor
+from .telemetry import Telemetry
+
+LAG_INTERVAL_S = 0.1
+"""Often enough to meet a stall of a fifth of a second, seldom enough to cost nothing."""
+HOUSEKEEPING_S = 1.0
+READINESS_INTERVAL_S = 0.1
+REFUSAL_S = 2.0
+"""After the drain: for the 503s to leave."""
+
+
+class Options(Struct, frozen=True):
+    """The flags of `extproc serve`."""
+
+    config: Path
+    grpc_address: str = "0.0.0.0:9002"
+    http_address: str = "0.0.0.0:9090"
+    log_level: str = "info"
+    log_format: str = "json"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tls_self_signed: bool = False
+    drain_delay_s: float = 10.0
+    drain_timeout_s: float = 600.0
+
+    def credentials(self) -> grpc.ServerCredentials | None:
+        """What the gRPC port shows; None for plain text.  Raises OSError."""
+        if self.tls_cert and self.tls_key:
+            return tls.from_files(self.tls_cert, self.tls_key, self.tls_client_ca)
+        return tls.self_signed() if self.tls_self_signed else None
+
+
+class App:
+    """The running service."""
+
+    def __init__(self, options: Options, config: Config, config_hash: str, writer: logs.LineWriter) -> None:
+        self.options = options
+        self.clock = time.monotonic
+        self.fleet = Fleet()
+        self.fleet.apply(config, time.time())
+        self.metrics = Metrics(self.fleet, self.clock, __version__)
+        writer.on_drop = self.metrics.log_lines_dropped.inc
+        self.log = logs.configure(writer, options.log_level, options.log_format)
+        self.telemetry = Telemetry(self.metrics, self.log)
+        self.processor = ExternalProcessor(self.router, self.telemetry, self.clock, random.Random())
+        self.grpc = GrpcServer(self.processor, options.credentials())
+        self.http = HttpServer(self.metrics.registry, self.not_ready, self.describe)
+        self.scraper = Scraper(
+            ScrapeListener(self.fleet, self.metrics, self.log, self.clock), self._scrape_bug
+        )
+        self.watcher = ConfigWatcher(options.config, config_hash, self.apply, self.refuse)
+        self.lister = ModelLister(self._listed_endpoints)
+        self.config_hash = config_hash
+        self._changed = asyncio.Event()
+        self._draining = False
+        self._loaded()
+
+    def router(self) -> Router:
+        """The router in force."""
+        assert self.fleet.router is not None
+        return self.fleet.router
+
+    def not_ready(self) -> list[str]:
+        """Why no request should come here; empty: ready."""
+        reasons = ["shutting down"] if self._draining else []
+        waiting = self.fleet.not_tried()
+        if waiting:
+            reasons.append(f"not scraped yet: {', '.join(waiting[:10])}{' …' * (len(waiting) > 10)}")
+        return reasons
+
+    def describe(self) -> dict[str, Any]:
+        """`/debug/state`."""
+        return {
+            **state.describe(self.router(), self.config_hash, self.clock()),
+            "version": __version__,
+            "not_ready": self.not_ready(),
+            "open_streams": self.processor.open_streams,
+            "in_flight_counts": "exact" if self.telemetry.counts_are_exact() else "approximate",
+        }
+
+    def apply(self, config: Config, config_hash: str) -> None:
+        """A reload: streams that began keep their router, new ones get this one."""
+        self.fleet.apply(config, time.time())
+        self.config_hash = config_hash
+        self._changed.set()
+        self._loaded()
+
+    def refuse(self, error: ConfigError) -> None:
+        """A faulty file: the old config stays in force."""
+        self.metrics.reload_successful.set(0)
+        self.log.error(
+            "config_reload_failed", file=str(self.options.config), faults=[str(f) for f in error.faults]
+        )
+
+    def _loaded(self) -> None:
+        self.metrics.reload_successful.set(1)
+        self.metrics.reload_time.set(self.router().loaded_at)
+        pools = {pool.name: len(pool.endpoints) for pool in self.router().pools.values()}
+        self.log.info("config_loaded", sha256=self.config_hash, pools=pools, models=len(self.router().routes))
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain.  A second signal ends the process at once."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _signalled, stop)
+        host, port = _split(self.options.http_address)
+        grpc_host, _ = _split(self.options.grpc_address)
+        try:
+            grpc_port = await self.grpc.start(self.options.grpc_address)
+            http_port = await self.http.start(host, port)
+            self.log.info("listening", grpc=f"{grpc_host}:{grpc_port}", http=f"{host}:{http_port}")
+            await self._serve(stop)
+        finally:
+            await self.scraper.close()
+            await self.http.stop()
+            await self.grpc.stop(None)
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        # What lives as long as the process is not worth looking at in each collection.
+        gc.collect()
+        gc.freeze()
+        async with asyncio.TaskGroup() as group:
+            roots = {
+                "event loop lag": self._watch_lag(),
+                "housekeeping": self._keep_house(),
+                "config reload": self.watcher.run(),
+                "scrape targets": self._follow_targets(),
+                "model lists": self.lister.run(),
+                "readiness": self._tell_readiness(),
+            }
+            tasks = [group.create_task(work, name=name) for name, work in roots.items()]
+            await stop.wait()
+            await self._drain()
+            for task in tasks:
+                task.cancel()
+
+    async def _drain(self) -> None:
+        """Not ready at once, accepting for a while, then finishing what is open."""
+        self._draining = True
+        await self.grpc.set_ready(False)
+        options = self.options
+        self.log.info("draining", delay_s=options.drain_delay_s, timeout_s=options.drain_timeout_s)
+        await asyncio.sleep(options.drain_delay_s)
+        stopping = asyncio.create_task(self.grpc.stop(options.drain_timeout_s + REFUSAL_S), name="drain")
+        done, _ = await asyncio.wait([stopping], timeout=options.drain_timeout_s)
+        if not done:
+            self.log.warning("drain_timeout", open_streams=self.processor.open_streams)
+            self.processor.refuse_undecided()
+            await stopping
+        self.log.info("stopped")
+
+    async def _tell_readiness(self) -> None:
+        ready = False
+        while not self._draining:
+            if ready is bool(self.not_ready()):
+                ready = not ready
+                await self.grpc.set_ready(ready and not self._draining)
+                self.log.info("ready" if ready else "not_ready", reasons=self.not_ready())
+            await asyncio.sleep(READINESS_INTERVAL_S)
+
+    async def _follow_targets(self) -> None:
+        while True:
+            self._changed.clear()
+            await self.scraper.update(scrape_targets(self.router().config))
+            await self._changed.wait()
+
+    async def _watch_lag(self) -> None:
+        while True:
+            due = self.clock() + LAG_INTERVAL_S
+            await asyncio.sleep(LAG_INTERVAL_S)
+            self.metrics.loop_lag.observe(max(0.0, self.clock() - due))
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            now = self.clock()
+            for _, endpoint in self.fleet.endpoints():
+                endpoint.expire(now)
+
+    def _listed_endpoints(self) -> list[Endpoint]:
+        router = self.router()
+        pool = router.config.default_pool_name
+        if pool is None or router.config.list_models != "answer":
+            return []
+        return list(router.pools[pool].endpoints)
+
+    def _scrape_bug(self, target: object, error: Exception, unreported: int) -> None:
+        self.metrics.internal_errors.inc()
+        self.log.error("scrape_fault", target=repr(target), unreported=unreported, exc_info=error)
+
+
+def _signalled(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        os._exit(1)  # the second signal: whoever sends it does not want to wait
+    stop.set()
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def serve(options: Options) -> int:
+    """Run the service; the exit status."""
+    try:
+        config, text = load_file(options.config)
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"{options.config}: {fault}", file=sys.stderr)
+        return 1
+    writer = logs.LineWriter(sys.stderr.fileno())
+    try:
+        asyncio.run(_run(options, config, digest(text), writer))
+    except (OSError, RuntimeError) as error:  # an address that is taken, a certificate that is not there
+        writer.line(f"extproc: cannot serve: {error}")
+        return 1
+    finally:
+        writer.close()
+    return 0
+
+
+async def _run(options: Options, config: Config, config_hash: str, writer: logs.LineWriter) -> None:
+    await App(options, config, config_hash, writer).run()

@@ -1,0 +1,155 @@
+"""Reads the model of a request body, and writes another in its place: every other byte stays the client's."""
+
+import re
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from extproc.jsonscan import ModelFound, ModelScanner, name_in
+
+FAST_PATH_MAX_BYTES: Final = 512 * 1024
+"""Up to this size a body is read in one go, at the end. It costs at most about 4 ns a byte (a UTF-8 check and
+the longest search included), 2 ms in all, which is what the event loop may stand still."""
+SLICE_BYTES: Final = 4 * 1024
+"""The most that is scanned between two looks at the work done: 2 ms at 450 ns a byte, for the worst text known
+(arrays five deep with nothing in them)."""
+STEP_COST_BYTES: Final = 32
+"""A scanner's step in Python takes as long as the patterns need for this many bytes (1.5 µs)."""
+WORK_BYTES: Final = 32 * 1024
+"""Work between two yields, in bytes at the patterns' pace for short tokens (up to 60 ns each): 2 ms at most."""
+
+
+class _Body(msgspec.Struct):
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_DECODER: Final = msgspec.json.Decoder(_Body)
+_KEY: Final = b'"model"'
+_COLON: Final = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
+_ABSENT: Final = ModelFound(is_object=True)
+
+
+class BodyReader:
+    """Collects a body's chunks and reads its model.
+
+    `feed` and `finish` give way to others at each turn of the iterator they return, which has to be run to its end;
+    small bodies have no turns. Both raise InvalidJson as soon as the fault is known.
+    """
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        """All that has been fed, neither joined nor copied."""
+        self.size = 0
+        """Bytes in `chunks`."""
+        self._scanner: ModelScanner | None = None
+        self._work = 0
+
+    def feed(self, chunk: bytes) -> Iterable[None]:
+        """Takes the next chunk; the iterator of the one before has come to its end."""
+        self.chunks.append(chunk)
+        self.size += len(chunk)
+        if self._scanner is not None:
+            return self._scan(self._scanner, (chunk,))
+        if self.size <= FAST_PATH_MAX_BYTES:
+            return ()
+        self._scanner = ModelScanner()
+        return self._scan(self._scanner, tuple(self.chunks))
+
+    def finish(self) -> Generator[None, None, ModelFound]:
+        """The body is complete: the iterator's value (that of `yield from`) is what it says."""
+        if self._scanner is None:
+            body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+            found = _read_plain(body)
+            if found is not None:
+                return found
+            self._scanner = ModelScanner()
+            yield from self._scan(self._scanner, (body,))
+        return self._scanner.finish()
+
+    def _scan(self, scanner: ModelScanner, chunks: Iterable[bytes]) -> Iterator[None]:
+        for chunk in chunks:
+            view = memoryview(chunk)
+            for start in range(0, len(chunk), SLICE_BYTES):
+                piece = view[start : start + SLICE_BYTES]
+                self._work += len(piece) + STEP_COST_BYTES * scanner.feed(piece)
+                if self._work >= WORK_BYTES:
+                    self._work = 0
+                    yield
+
+
+def read_model(body: bytes) -> ModelFound:
+    """What a body says, without giving way to others. Raises InvalidJson."""
+    found = _read_plain(body)
+    if found is not None:
+        return found
+    scanner = ModelScanner()
+    scanner.feed(body)
+    return scanner.finish()
+
+
+def _read_plain(body: bytes) -> ModelFound | None:
+    """What a body says, where that is plain to see; None leaves it to the scanner, faults included.
+
+    msgspec takes the last of several keys and does not say where it stands; lets invalid UTF-8 pass in what it
+    skips; and refuses deep nesting and lone surrogates, which are valid JSON.
+    """
+    try:
+        if not body.isascii():
+            body.decode()
+        value = _DECODER.decode(body).model
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if isinstance(value, msgspec.UnsetType):
+        return _ABSENT
+    if b"\\u006" in body or body.count(_KEY) != 1:  # m, o, d, e and l are U+0064 to U+006F
+        return None
+    colon = _COLON.match(body, body.find(_KEY) + len(_KEY))
+    assert colon is not None  # the only one is the key
+    raw = bytes(value)
+    name, unusable = name_in(raw)
+    start = colon.end()
+    return ModelFound(True, ((start, start + len(raw)),), (name,), unusable)
+
+
+def encode_name(name: str) -> bytes:
+    """A model name as a JSON string in UTF-8. Raises UnicodeEncodeError for a lone surrogate."""
+    return msgspec.json.encode(name)
+
+
+def splice(chunks: Sequence[bytes], spans: Iterable[tuple[int, int]], replacement: bytes) -> list[bytes]:
+    """The chunks with `replacement` in place of each span (start, end) of their concatenation.
+
+    Spans are in order, not empty, and apart from each other. Chunks that no span touches are the same objects; of
+    the others what is left is joined anew, and a chunk of which nothing is left is dropped.
+    """
+    waiting = deque(spans)
+    result: list[bytes] = []
+    offset = 0
+    for chunk in chunks:
+        touching = []
+        while waiting and waiting[0][0] < offset + len(chunk):
+            start, end = waiting[0]
+            touching.append((start - offset, end - offset))
+            if end > offset + len(chunk):
+                break  # it goes on in the next chunk
+            waiting.popleft()
+        offset += len(chunk)
+        spliced = _splice_chunk(chunk, touching, replacement) if touching else chunk
+        if spliced or not touching:
+            result.append(spliced)
+    return result
+
+
+def _splice_chunk(chunk: bytes, spans: Sequence[tuple[int, int]], replacement: bytes) -> bytes:
+    """A span that starts before the chunk has been replaced there."""
+    view = memoryview(chunk)
+    parts: list[bytes | memoryview] = []
+    kept_from = 0
+    for start, end in spans:
+        if start >= 0:
+            parts += (view[kept_from:start], replacement)
+        kept_from = end
+    parts.append(view[kept_from:])
+    return b"".join(parts)

@@ -1,0 +1,26 @@
+"""How many bytes of request bodies all streams together hold."""
+
+from __future__ import annotations
+
+from .errors import Reason, Rejected
+
+RETRY_AFTER_S = 1
+"""Bodies are held for milliseconds: a second later there is room, or the gateway needs more memory."""
+
+
+class BodyBudget:
+    """Bytes held now, of at most `max_bytes`."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+
+    def take(self, size: int, max_bytes: int) -> None:
+        """Count *size* more bytes; raises Rejected where they would exceed *max_bytes*."""
+        if self.held_bytes + size > max_bytes:
+            raise Rejected(
+                Reason.OVERLOADED, "Too many request bodies are held at once.", retry_after_s=RETRY_AFTER_S
+            )
+        self.held_bytes += size
+
+    def give_back(self, size: int) -> None:
+        self.held_bytes -= size

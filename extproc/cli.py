@@ -1,0 +1,94 @@
+"""The commands: `extproc serve | check | sim | demo`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from . import __version__
+from .config import load_file
+from .errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Address(click.ParamType[str]):
+    """`host:port`; port 0 takes a free one."""
+
+    name = "host:port"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        host, colon, port = value.rpartition(":")
+        if not host or not colon or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+            self.fail(f"{value!r} is not HOST:PORT with a port of 0..65535", param, ctx)
+        return value
+
+
+def _flag(name: str, *names: str, **options: Any) -> Callable[[F], F]:
+    """An option that can also come from the environment, as EXTPROC_<FLAG>."""
+    environment = "EXTPROC_" + name.removeprefix("--").upper().replace("-", "_")
+    return click.option(name, *names, envvar=environment, show_envvar=True, show_default=True, **options)
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="extproc")
+def cli() -> None:
+    """Routes LLM inference requests behind Envoy (external processing)."""
+
+
+@cli.command()
+@_flag("--config", type=_FILE, required=True, help="The config file (YAML).")
+@_flag("--grpc-address", type=_Address(), default="0.0.0.0:9002", help="Where Envoy connects.")
+@_flag("--http-address", type=_Address(), default="0.0.0.0:9090", help="Metrics, probes, debug.")
+@_flag("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@_flag("--log-format", type=click.Choice(["json", "console"]), default="json")
+@_flag("--tls-cert", type=_FILE, help="PEM certificate of the gRPC port.")
+@_flag("--tls-key", type=_FILE, help="PEM key of the gRPC port.")
+@_flag("--tls-client-ca", type=_FILE, help="PEM authority that clients' certificates must come from.")
+@_flag("--tls-self-signed", is_flag=True, help="Make a certificate at start.")
+@_flag("--drain-delay", "drain_delay_s", type=click.FloatRange(min=0), default=10.0, help="Seconds.")
+@_flag("--drain-timeout", "drain_timeout_s", type=click.FloatRange(min=0), default=600.0, help="Seconds.")
+def serve(**flags: Any) -> None:
+    """Run the service."""
+    if (flags["tls_cert"] is None) is not (flags["tls_key"] is None):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    if flags["tls_client_ca"] and not flags["tls_cert"]:
+        raise click.UsageError("--tls-client-ca needs --tls-cert and --tls-key")
+    if flags["tls_self_signed"] and flags["tls_cert"]:
+        raise click.UsageError("--tls-self-signed excludes --tls-cert")
+    from . import app
+
+    sys.exit(app.serve(app.Options(**flags)))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Validate a config FILE: exit 0, or 1 with one line a fault."""
+    try:
+        config, _ = load_file(file)
+    except ConfigError as error:
+        for fault in error.faults:
+            click.echo(f"{file}: {fault}", err=True)
+        sys.exit(1)
+    endpoints = sum(len(pool.endpoints) for pool in config.pools)
+    click.echo(
+        f"{file}: valid; {len(config.pools)} pools, {endpoints} endpoints, {len(config.models)} models"
+    )
+
+
+def main() -> None:
+    """The console script."""
+    from .demo.command import demo
+    from .sim.command import sim
+
+    cli.add_command(sim)
+    cli.add_command(demo)
+    cli()

@@ -1,0 +1,188 @@
+"""What a config file may say (CONTRACT section 3).  Unknown keys are errors.
+
+Everything that several fields must agree on is in `checks`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from ..canary import Target
+from ..scheduling.plugin import Ratio, Seconds
+from ..scheduling.profile import DEFAULT, Profile, default_profile
+
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$",
+        max_length=253,
+        description="1..253 letters, digits, '.', '_' and '-', with a letter or digit at both ends",
+    ),
+]
+"""A pool's or profile's name: it becomes a header value and a metric label."""
+Count = Annotated[int, Meta(ge=0, le=16)]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+HeaderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        max_length=256,
+        description="a header name (RFC 9110 token of 1..256 characters)",
+    ),
+]
+
+
+class Criticality(enum.Enum):
+    """How much a request matters when a pool is saturated; the value is what the config says."""
+
+    CRITICAL = "Critical"
+    STANDARD = "Standard"
+    SHEDDABLE = "Sheddable"
+
+    @property
+    def priority(self) -> int:
+        return {"Critical": 1, "Standard": 0, "Sheddable": -1}[self.value]
+
+
+class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """One static model server."""
+
+    address: str
+    """`ip:port`, IPv6 in brackets."""
+    labels: dict[str, str] = {}
+
+
+class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a pool's endpoints are scraped."""
+
+    engine: Literal["vllm", "none"] = "vllm"
+    """Whose metric names to read; `none`: the endpoints have no metrics page."""
+    path: Annotated[
+        str, Meta(pattern=r"^/[!-~]*$", max_length=2048, description="a path that begins with '/'")
+    ] = "/metrics"
+    port: Port | None = None
+    """Another port than the endpoint's."""
+    scheme: Literal["http", "https"] = "http"
+    bearer_token_file: str | None = None
+    """Read again for each connection, as Kubernetes rotates its tokens."""
+    insecure_skip_verify: bool = False
+    select: bool = True
+    """Ask for the needed metrics only (`?name[]=…`), which vLLM understands."""
+    interval_s: Annotated[float, Meta(ge=0.02, le=3600)] = 0.2
+    timeout_s: Annotated[float, Meta(ge=0.01, le=60)] = 1.0
+    max_age_s: Seconds = 2.0
+    """Older figures no longer count as knowledge: such an endpoint scores as the pool's median."""
+
+
+class Saturation(Struct, frozen=True, forbid_unknown_fields=True):
+    """An endpoint is saturated at or over one of these; a pool, when every eligible endpoint is."""
+
+    waiting: Annotated[float, Meta(gt=0)] = 5
+    """Requests in the endpoint's queue."""
+    kv_usage: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    """Share of its KV cache."""
+
+
+class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Endpoints that serve the same thing."""
+
+    name: Name
+    endpoints: list[str | EndpointConfig]
+    metrics: MetricsConfig = MetricsConfig()
+    profile: str = DEFAULT
+    fallback_endpoints: Count = 0
+    """How many more endpoints of the same target follow the chosen one in the pin."""
+    saturation: Saturation = Saturation()
+
+    def members(self) -> list[EndpointConfig]:
+        """The endpoints, all in the long form."""
+        return [EndpointConfig(e) if isinstance(e, str) else e for e in self.endpoints]
+
+
+class Sticky(Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests with the same key get the same target."""
+
+    header: HeaderName
+
+
+ModelName = Annotated[str, Meta(min_length=1)]
+
+
+class TargetConfig(Target, frozen=True, forbid_unknown_fields=True):
+    """A target with the ranges that a config must keep to."""
+
+    model: ModelName
+    weight: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
+    labels: dict[str, str] = {}
+
+
+class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """What clients write in `model`, and what serves it."""
+
+    name: ModelName
+    pool: str
+    criticality: Criticality | None = None
+    priority: Priority | None = None
+    targets: list[TargetConfig] | None = None
+    sticky: Sticky | None = None
+
+    @property
+    def effective_priority(self) -> int:
+        """> 0 is never refused for load alone, < 0 is shed first; absent: Standard."""
+        if self.priority is not None:
+            return self.priority
+        return (self.criticality or Criticality.STANDARD).priority
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one client and all clients together may make us hold."""
+
+    max_body_bytes: Bytes = 32 * 1024 * 1024
+    """One body."""
+    max_buffered_bytes: Bytes = 1024 * 1024 * 1024
+    """All bodies held at once."""
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole config file."""
+
+    pools: Annotated[list[PoolConfig], Meta(min_length=1)]
+    models: list[ModelConfig] = []
+    default_pool: str | UnsetType | None = UNSET
+    """For models not listed; absent: the only pool, where there is one; null: they are refused."""
+    profiles: list[Profile] = []
+    limits: Limits = Limits()
+    trusted_headers: list[HeaderName] = []
+    """Control headers that clients may use; all others are ignored and removed."""
+    list_models: Literal["answer", "forward"] = "answer"
+    """Whether we answer /v1/models or a model server does."""
+
+    @property
+    def default_pool_name(self) -> str | None:
+        if self.default_pool is UNSET:
+            return self.pools[0].name if len(self.pools) == 1 else None
+        return self.default_pool
+
+    def profile(self, name: str) -> Profile:
+        """The profile called *name*; `default` is built in unless the file defines it."""
+        return next((p for p in self.profiles if p.name == name), None) or default_profile()
+
+
+__all__ = [
+    "Config",
+    "Criticality",
+    "EndpointConfig",
+    "Limits",
+    "MetricsConfig",
+    "ModelConfig",
+    "PoolConfig",
+    "Ratio",
+    "Saturation",
+    "Sticky",
+    "TargetConfig",
+]

@@ -1,0 +1,258 @@
+"""One request from its first header to its end: decided once, counted once, told once.
+
+Everything here is synchronous; `server` does the I/O.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+
+from . import intake, pin
+from .body import BodyReader, encode_name, splice
+from .budget import BodyBudget
+from .errors import Reason, Rejected
+from .flight import Answered, Flight, Watcher
+from .intake import Reading
+from .jsonscan import InvalidJson, ModelFound
+from .protocol.messages import (
+    BodyMode,
+    Headers,
+    Mutation,
+    RequestChunk,
+    RequestReady,
+    RequestStarted,
+    RequestTruncated,
+)
+from .protocol.stream import ExtProcStream
+from .request import InferenceRequest
+from .router import Decision, Router
+
+RequestEvent = RequestStarted | RequestChunk | RequestReady | RequestTruncated
+Subset = frozenset[str] | None
+
+
+class Exchange:
+    """The life of one HTTP request.  `close` is called exactly once, whatever happened."""
+
+    __slots__ = (
+        "_budget",
+        "_clock",
+        "_held_bytes",
+        "_mode",
+        "_reader",
+        "_reading",
+        "_rng",
+        "_size",
+        "_stream",
+        "_watcher",
+        "answer",
+        "answered_at",
+        "decided_in_s",
+        "decision",
+        "early",
+        "fault",
+        "flight",
+        "headers",
+        "model",
+        "rejection",
+        "router",
+        "settled",
+        "started_at",
+        "subset",
+    )
+
+    def __init__(
+        self,
+        stream: ExtProcStream,
+        mode: BodyMode,
+        router: Router,
+        budget: BodyBudget,
+        watcher: Watcher,
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self.router = router
+        """The config in force when the stream began; it stays this one."""
+        self.started_at = clock()
+        self.headers: Headers = {}
+        self.model: str | None = None
+        """What the client wrote in `model`."""
+        self.subset: Subset = None
+        """What a subset hint of Envoy's metadata allows."""
+        self.settled = False
+        """The request was answered for: routed, refused, or let through on purpose."""
+        self.decision: Decision | None = None
+        self.decided_in_s = 0.0
+        self.rejection: Rejected | None = None
+        self.fault: str | None = None
+        """`protocol_error` or `internal_error`: what ended the stream out of turn."""
+        self.answer: Answered | None = None
+        self.answered_at = 0.0
+        self.flight: Flight | None = None
+        self.early = False
+        """Envoy closed the stream before the answer ended: its count is an estimate."""
+        self._stream = stream
+        self._mode = mode
+        self._budget = budget
+        self._watcher = watcher
+        self._clock = clock
+        self._rng = rng
+        self._reading = Reading.OPAQUE
+        self._reader: BodyReader | None = None
+        self._size = 0
+        self._held_bytes = 0
+
+    def handle(self, event: RequestEvent) -> Iterator[None]:
+        """Take in what the request says, and decide once it is whole.
+
+        Yields between slices of work on a big body, so that the caller can let others run.  Raises Rejected.
+        """
+        match event:
+            case RequestStarted(headers):
+                self.headers = headers
+                if self._answer_ourselves():
+                    return
+                self._reading = intake.reading(headers, self._mode, self.router.config.limits)
+                if self._reading is not Reading.OPAQUE:
+                    self._reader = BodyReader()
+            case RequestChunk(data):
+                yield from self._take(data)
+            case RequestReady(headers, None):
+                self.headers = headers
+                if not self._answer_ourselves():
+                    self._route_bodiless()
+            case RequestReady(_, body, last):
+                yield from self._take(last)
+                assert body is not None
+                self._route(body)
+            case RequestTruncated():
+                raise intake.too_large(self.router.config.limits)
+
+    def _take(self, data: bytes) -> Iterator[None]:
+        limits = self.router.config.limits
+        self._size += len(data)
+        if self._size > limits.max_body_bytes:
+            raise intake.too_large(limits)
+        self._budget.take(len(data), limits.max_buffered_bytes)
+        self._held_bytes += len(data)
+        if self._reader is not None:
+            with _json_faults:
+                yield from self._reader.feed(data)
+
+    def _route_bodiless(self) -> None:
+        intake.check_bodiless(self.headers)
+        self._decide(None)
+        self._stream.route(self._mutation(None))
+
+    def _route(self, body: Sequence[bytes]) -> None:
+        found = self._found()
+        decision = self._decide(intake.model(self._reading, found) if found is not None else None)
+        new_body = None
+        if found is not None and decision.target_model is not None:
+            new_body = _rewritten(body, found, decision.target_model)
+        # In full duplex Envoy drops content-length, and sends the body chunked.
+        buffered = new_body is not None and self._mode is not BodyMode.FULL_DUPLEX_STREAMED
+        length = sum(map(len, new_body or ())) if buffered else None
+        self._stream.route(self._mutation(length), new_body)
+
+    def _found(self) -> ModelFound | None:
+        if self._reader is None:
+            return None
+        with _json_faults:
+            return self._reader.finish()
+
+    def _decide(self, model: str | None) -> Decision:
+        self.model = model
+        request = InferenceRequest(self.headers, model, self._size, self.subset)
+        begun = perf_counter()
+        decision = self.router.decide(request, self._clock(), self._rng)
+        self.decided_in_s = perf_counter() - begun
+        self.decision = decision
+        self.flight = Flight(decision.pool, decision.endpoint, self._watcher)
+        return decision
+
+    def _mutation(self, content_length: int | None) -> Mutation:
+        assert self.decision is not None
+        return pin.mutation(self.decision, self.headers, self.router.sticky_headers, content_length)
+
+    def _answer_ourselves(self) -> bool:
+        """GET /v1/models and /v1/models/NAME need no endpoint."""
+        name = intake.model_list(self.headers, self.router.config)
+        if name is None:
+            return False
+        listing = intake.list_models(self.router, name)
+        self._stream.respond(200, (("content-type", "application/json"),), listing, "extproc_models")
+        return True
+
+    def reject(self, rejection: Rejected) -> None:
+        """Refuse the request; nothing more is read of it."""
+        self.rejection = rejection
+        reason = rejection.reason
+        self._stream.respond(reason.status, rejection.headers(), rejection.body(), f"extproc_{reason.code}")
+
+    def sent(self) -> bool:
+        """The replies to what Envoy sent so far are on their way; whether the request is answered for."""
+        self.settled = self.decision is not None or self._stream.closed
+        if self.settled:
+            self._give_back()
+        return self.settled
+
+    def answered(self, answer: Answered) -> None:
+        """Response headers came, of an endpoint or of Envoy itself."""
+        self.answer, self.answered_at = answer, self._clock()
+        if self.flight is not None:
+            self.flight.answered(answer, self.answered_at)
+
+    def body_ended(self) -> None:
+        """The last byte of the answer passed through here."""
+        if self.flight is not None:
+            self.flight.body_ended()
+
+    def close(self) -> float:
+        """The stream ended, however it did; the seconds it lived."""
+        now = self._clock()
+        self._give_back()
+        self._reader = None
+        if self.flight is not None:
+            self.early = self.flight.end(now)
+        return now - self.started_at
+
+    def _give_back(self) -> None:
+        self._budget.give_back(self._held_bytes)
+        self._held_bytes = 0
+
+    @property
+    def outcome(self) -> str:
+        """How it ended: a label from the closed set of CONTRACT section 6."""
+        if self.rejection is not None:
+            return self.rejection.reason.code
+        if self.fault is not None:
+            return self.fault
+        if self._stream.finished:  # answered by us, or an upgrade that we let go
+            return "completed"
+        if self.answer is None:
+            return "aborted"
+        return "upstream_error" if self.answer.status >= 500 and self.decision is not None else "completed"
+
+
+def _rewritten(body: Sequence[bytes], found: ModelFound, target_model: str) -> list[bytes] | None:
+    """*body* with every top-level `model` replaced; None where that changes nothing."""
+    if all(name == target_model for name in found.names):
+        return None
+    return splice(body, found.spans, encode_name(target_model))
+
+
+class _JsonFaults:
+    """Turns what the scanner raises into a refusal."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, InvalidJson):
+            raise Rejected(Reason.INVALID_JSON, f"The body is not JSON: {error}.") from None
+
+
+_json_faults = _JsonFaults()

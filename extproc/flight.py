@@ -1,0 +1,128 @@
+"""One request in flight: counted at the endpoint that serves it, and what its answer says of that endpoint.
+
+Counts rest on the life of the ext_proc stream: with BUFFERED bodies and Envoy ≥ 1.39, or with response trailers
+sent, Envoy keeps it open until the HTTP exchange ends.  Elsewhere it closes at the response headers; such a request
+lingers in the count until the next scrape sees it, or for `LINGER_S`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from .endpoint import Endpoint
+from .health import Failure
+from .pool import Pool
+
+LINGER_S = 10.0
+"""How long a streamed answer is expected to go on where no scrape can tell: a few hundred tokens."""
+EARLY_CLOSE_S = 0.01
+"""A streamed answer that ends this soon after its headers did not end: Envoy closed the stream."""
+BAD_GATEWAY = frozenset((502, 503, 504))
+
+# Response code details of Envoy's own answers that no endpoint is to blame for.
+_NOT_ITS_FAULT = (
+    "overflow",
+    "no_healthy_upstream",
+    "cluster_not_found",
+    "route_not_found",
+    "direct_response",
+)
+
+
+class Answered(Struct, frozen=True):
+    """What the response headers say."""
+
+    status: int
+    served: str | None = None
+    """`ip:port` that answered, as Envoy tells it; None where it does not."""
+    details: str | None = None
+    """Envoy's response code details (`via_upstream`, `upstream_reset_before_response_started{…}`)."""
+    streamed: bool = False
+    """Server-sent events: the answer goes on after its headers."""
+    ended: bool = False
+
+
+class Watcher(Struct, frozen=True):
+    """Who is told of what is worth a metric or a log line."""
+
+    missed: Callable[[Pool, str], None]
+    """Envoy sent a request of this pool to an address that is not in it."""
+    set_aside: Callable[[Pool, Endpoint, Failure, float], None]
+    """An endpoint was set aside, for so many seconds."""
+
+
+class Flight:
+    """Counts one request at one endpoint, from its decision to its end, exactly once."""
+
+    __slots__ = ("_answered_at", "_open_ended", "_pool", "_watcher", "endpoint")
+
+    def __init__(self, pool: Pool, endpoint: Endpoint, watcher: Watcher) -> None:
+        self.endpoint: Endpoint | None = endpoint
+        """Where it is counted now; None once it ended, or where Envoy sent it out of our sight."""
+        self._pool = pool
+        self._watcher = watcher
+        self._answered_at: float | None = None
+        self._open_ended = False
+        endpoint.acquire()
+
+    def answered(self, answer: Answered, now: float) -> None:
+        """Response headers came."""
+        self._answered_at = now
+        self._open_ended = answer.streamed and not answer.ended
+        if answer.served is not None:
+            self._serve(answer.served, now)
+        endpoint = self.endpoint
+        if endpoint is None:
+            return
+        if answer.status in BAD_GATEWAY:
+            failure = _blame(answer)
+            if failure is not None:
+                self._fail(endpoint, failure, now)
+        elif answer.status != 500:
+            endpoint.health.succeeded()
+
+    def _serve(self, address: str, now: float) -> None:
+        chosen = self.endpoint
+        if chosen is None or chosen.address == address:
+            return
+        served = self._pool.by_address.get(address)
+        chosen.release()
+        self.endpoint = served
+        if served is None:
+            self._watcher.missed(self._pool, address)
+            return
+        served.acquire()
+        self._fail(chosen, Failure.ANSWERED, now)  # Envoy tried it first and went on
+
+    def _fail(self, endpoint: Endpoint, failure: Failure, now: float) -> None:
+        pause_s = self._pool.failed(endpoint, failure, now)
+        if pause_s is not None:
+            self._watcher.set_aside(self._pool, endpoint, failure, pause_s)
+
+    def body_ended(self) -> None:
+        """The last byte of the answer was seen: the stream's end is exact."""
+        self._open_ended = False
+
+    def end(self, now: float) -> bool:
+        """The stream ended.  True where the answer goes on unseen, so that the count is an estimate."""
+        endpoint, self.endpoint = self.endpoint, None
+        if endpoint is None:
+            return False
+        early = self._open_ended and self._answered_at is not None and now - self._answered_at < EARLY_CLOSE_S
+        if early:
+            endpoint.linger(now + LINGER_S)
+        else:
+            endpoint.release()
+        return early
+
+
+def _blame(answer: Answered) -> Failure | None:
+    """What a 502, 503 or 504 says of the endpoint; None: nothing."""
+    details = answer.details
+    if not details or details.startswith("via_upstream"):
+        return Failure.ANSWERED
+    if any(word in details for word in _NOT_ITS_FAULT):
+        return None
+    return Failure.ANSWERED if "timeout" in details else Failure.UNREACHABLE

@@ -1,0 +1,69 @@
+"""Passive health: an endpoint that fails repeatedly is set aside with growing pauses, and tried again.
+
+What counts is what a model server can be blamed for: a refused or reset connection, and the answers 502, 503
+and 504.  Not 500: one client whose prompt crashes a request would set every endpoint aside.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+FAILURES = 3
+"""In a row, before an endpoint is set aside: one or two happen when a pod restarts under load."""
+BASE_PAUSE_S = 5.0
+"""The first pause, about what a readiness probe needs to notice; doubled with each that follows."""
+MAX_PAUSE_S = 300.0
+"""So that a repaired endpoint is found again within minutes."""
+
+
+class Failure(enum.Enum):
+    """What an endpoint did wrong."""
+
+    ANSWERED = enum.auto()
+    """502, 503 or 504 to a request: it is there, and overloaded more often than broken."""
+    UNREACHABLE = enum.auto()
+    """It refused or reset the connection of a request."""
+    SCRAPE_REFUSED = enum.auto()
+    """It refused the connection of a scrape on the port that serves requests."""
+
+
+class Health:
+    """Consecutive failures of one endpoint, and until when it is set aside."""
+
+    __slots__ = ("cause", "failures", "pauses", "set_aside_until")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        """In a row."""
+        self.pauses = 0
+        """In a row without a success between them; decides how long the next is."""
+        self.set_aside_until = float("-inf")
+        self.cause: Failure | None = None
+        """Of the present pause."""
+
+    def is_set_aside(self, now: float) -> bool:
+        return self.set_aside_until > now
+
+    def succeeded(self) -> None:
+        """It served a request."""
+        self.failures = self.pauses = 0
+        self.cause = None
+        self.set_aside_until = float("-inf")
+
+    def reachable(self) -> None:
+        """A scrape was answered: ends a pause that a scrape began (requests may fail all the same)."""
+        if self.cause is Failure.SCRAPE_REFUSED:
+            self.succeeded()
+
+    def failed(self, now: float) -> bool:
+        """Count a failure; True where it is one too many.  After a pause, the first one is."""
+        self.failures += 1
+        return not self.is_set_aside(now) and (self.failures >= FAILURES or self.pauses > 0)
+
+    def set_aside(self, now: float, cause: Failure) -> float:
+        """Send nothing there for a while; the length of the pause in seconds."""
+        pause_s = min(math.ldexp(BASE_PAUSE_S, self.pauses), MAX_PAUSE_S)
+        self.pauses = min(self.pauses + 1, 32)  # far beyond the longest pause; bounds the power
+        self.cause, self.set_aside_until = cause, now + pause_s
+        return pause_s

@@ -1,0 +1,61 @@
+"""The HTTP port: metrics, probes and the state for people."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+SHUTDOWN_S = 1.0
+"""How long an open request to this port may hold up our end."""
+
+
+class HttpServer:
+    """`/metrics`, `/livez`, `/readyz`, `/debug/state`."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        not_ready: Callable[[], list[str]],
+        state: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._registry = registry
+        self._not_ready = not_ready
+        self._state = state
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/debug/state", self._debug_state)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; answers the port.  Raises OSError where it is taken."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        # In a thread: a thousand endpoints make a page that takes longer than a request may wait.
+        body = await asyncio.to_thread(encode, self._registry)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _livez(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        reasons = self._not_ready()
+        return web.Response(text="\n".join(reasons or ["ok"]) + "\n", status=503 if reasons else 200)
+
+    async def _debug_state(self, request: web.Request) -> web.Response:
+        body = msgspec.json.format(msgspec.json.encode(self._state()), indent=2)
+        return web.Response(body=body, content_type="application/json")

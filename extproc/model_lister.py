@@ -1,0 +1,71 @@
+"""Asks the default pool's endpoints what they serve (`/v1/models`), so that clients can be told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import msgspec
+from yarl import URL
+
+from .endpoint import Endpoint
+from .http_get import GetError, PageClient
+from .model_name import is_usable
+
+INTERVAL_S = 10.0
+"""LoRA adapters are loaded by hand or by a controller: seconds are soon enough."""
+FIRST_INTERVAL_S = 1.0
+"""While an endpoint has not answered yet; doubled each time."""
+TIMEOUT_S = 2.0
+MAX_PAGE_BYTES = 1024 * 1024
+"""Thousands of adapters fit."""
+AT_ONCE = 16
+"""Requests at a time: a pool of hundreds is asked in a second without a burst."""
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+class ModelLister:
+    """Keeps `Endpoint.models` of `endpoints()` up to date."""
+
+    def __init__(self, endpoints: Callable[[], Iterable[Endpoint]]) -> None:
+        self._endpoints = endpoints
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        client = PageClient(MAX_PAGE_BYTES)
+        try:
+            pause_s = FIRST_INTERVAL_S
+            while True:
+                complete = await self._ask_all(client)
+                pause_s = INTERVAL_S if complete else min(2 * pause_s, INTERVAL_S)
+                await asyncio.sleep(pause_s)
+        finally:
+            await client.close()
+
+    async def _ask_all(self, client: PageClient) -> bool:
+        """Whether every endpoint has answered by now."""
+        endpoints = list(self._endpoints())
+        slots = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            for endpoint in endpoints:
+                group.create_task(_ask(client, endpoint, slots), name=f"models of {endpoint.address}")
+        return all(endpoint.models for endpoint in endpoints)
+
+
+async def _ask(client: PageClient, endpoint: Endpoint, slots: asyncio.Semaphore) -> None:
+    """What it listed last stays where it does not answer."""
+    async with slots:
+        url = URL(f"http://{endpoint.address}/v1/models")
+        try:
+            page = await client.get(url, timeout_s=TIMEOUT_S, headers={}, verify=True)
+            models = msgspec.json.decode(page, type=_Models)
+        except (GetError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        endpoint.models = tuple(model.id for model in models.data if is_usable(model.id))

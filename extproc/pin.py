@@ -1,0 +1,73 @@
+"""What a routed request carries on: headers, dynamic metadata, and what is taken from it (CONTRACT section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .protocol.messages import Headers, Mutation
+from .router import Decision
+
+DESTINATION = "x-gateway-destination-endpoint"
+SUBSET = "x-gateway-destination-endpoint-subset"
+SERVED = "x-gateway-destination-endpoint-served"
+POOL = "x-extproc-pool"
+MODEL_NAME = "x-gateway-model-name"
+ENVOY_LB = "envoy.lb"
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+NAMESPACE = "extproc"
+
+# Headers by which this router, its peers and the sidecars of model servers are steered.  A client that could set
+# one would pick its pod, pass as another tenant, or make a sidecar connect to an address of its choice.
+_CONTROL_PREFIXES = (DESTINATION, "x-extproc-", "x-llm-d-", "x-gateway-inference-", MODEL_NAME)
+_CONTROL_HEADERS = frozenset(
+    (
+        "epp-profile",
+        "test-epp-endpoint-selection",
+        "x-data-parallel-host-port",
+        "x-encoder-hosts-ports",
+        "x-kv-cache-source-host-port",
+        "x-prefiller-host-port",
+        "x-slo-tpot-ms",
+        "x-slo-ttft-ms",
+    )
+)
+
+
+def is_control_header(name: str) -> bool:
+    """Whether *name* (lower case) is removed from what clients send."""
+    return name.startswith(_CONTROL_PREFIXES) or name in _CONTROL_HEADERS
+
+
+def mutation(
+    decision: Decision, headers: Headers, sticky_headers: frozenset[str], content_length: int | None
+) -> Mutation:
+    """The mutation that sends a request with *headers* where *decision* says.
+
+    *content_length* is set where a changed body has another length than the client announced.
+    """
+    pin, pool = decision.pin, decision.pool.name
+    set_headers = [(DESTINATION, pin), (POOL, pool)]
+    if decision.model is not None:
+        set_headers.append((MODEL_NAME, decision.model))
+    if content_length is not None and "content-length" in headers:
+        set_headers.append(("content-length", str(content_length)))
+    return Mutation(
+        set_headers=tuple(set_headers),
+        remove_headers=_to_remove(headers, {name for name, _ in set_headers}, sticky_headers),
+        metadata={ENVOY_LB: {DESTINATION: pin}, NAMESPACE: _facts(decision)},
+        clear_route_cache=True,
+    )
+
+
+def _to_remove(headers: Iterable[str], ours: set[str], sticky: frozenset[str]) -> tuple[str, ...]:
+    return tuple(n for n in headers if is_control_header(n) and n not in ours and n not in sticky)
+
+
+def _facts(decision: Decision) -> Mapping[str, str]:
+    """What Envoy's access log can print."""
+    facts = {"pool": decision.pool.name, "endpoint": decision.endpoint.address}
+    if decision.model is not None:
+        facts["model"] = decision.model
+    if decision.target_model is not None:
+        facts["target_model"] = decision.target_model
+    return facts

@@ -1,0 +1,215 @@
+"""Envoy's protobuf messages to protocol messages, and replies back to bytes.
+
+The only module of the hot path that knows protobuf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from envoy.config.core.v3 import base_pb2 as core
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct as ProtoStruct
+
+from .messages import (
+    BodyMode,
+    BodyReply,
+    Headers,
+    HeadersReply,
+    ImmediateReply,
+    Message,
+    Mutation,
+    Pairs,
+    Phase,
+    ProtocolError,
+    Reply,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    TrailersReply,
+)
+
+Request: TypeAlias = pb.ProcessingRequest
+ATTRIBUTES_KEY = "envoy.filters.http.ext_proc"
+"""Attributes come under this key whatever the filter is called in the chain."""
+
+
+def parse(data: bytes) -> Request:
+    """One ProcessingRequest; raises ProtocolError where *data* is none."""
+    try:
+        return Request.FromString(data)
+    except DecodeError:
+        raise ProtocolError("not a ProcessingRequest") from None
+
+
+def body_modes(first: Request) -> tuple[BodyMode, BodyMode]:
+    """(request, response) body modes, which Envoy tells in the first message only."""
+    if not first.HasField("protocol_config"):
+        return BodyMode.BUFFERED, BodyMode.NONE  # Envoys before 1.34 do not tell
+    config = first.protocol_config
+    try:
+        return BodyMode(config.request_body_mode), BodyMode(config.response_body_mode)
+    except ValueError as error:
+        raise ProtocolError(f"unknown body mode: {error}") from None
+
+
+def decode(message: Request) -> Message:
+    """The protocol message in *message*; raises ProtocolError where it holds none that is known."""
+    kind = message.WhichOneof("request")
+    match kind:
+        case "request_headers":
+            part = message.request_headers
+            return RequestHeaders(_headers(part.headers), part.end_of_stream)
+        case "request_body":
+            return RequestBody(message.request_body.body, message.request_body.end_of_stream)
+        case "response_headers":
+            part = message.response_headers
+            return ResponseHeaders(_headers(part.headers), part.end_of_stream)
+        case "response_body":
+            return ResponseBody(message.response_body.body, message.response_body.end_of_stream)
+        case "request_trailers":
+            return RequestTrailers()
+        case "response_trailers":
+            return ResponseTrailers()
+        case _:
+            raise ProtocolError("a ProcessingRequest without a request")
+
+
+def _headers(header_map: core.HeaderMap) -> Headers:
+    headers: dict[str, str] = {}
+    for header in header_map.headers:
+        raw = header.raw_value
+        value = raw.decode("latin-1") if raw else header.value
+        name = header.key
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def metadata_value(message: Request, namespace: str, key: str) -> str | list[str] | None:
+    """One value of the dynamic metadata that Envoy forwarded with *message*; None where it is absent.
+
+    A list keeps its strings; values of another kind are no addresses and count as an empty list.
+    """
+    if not message.HasField("metadata_context"):
+        return None
+    namespaces = message.metadata_context.filter_metadata
+    if namespace not in namespaces or key not in namespaces[namespace].fields:
+        return None
+    value = namespaces[namespace].fields[key]
+    if value.HasField("string_value"):
+        return str(value.string_value)
+    return [item.string_value for item in value.list_value.values if item.HasField("string_value")]
+
+
+def attribute(message: Request, name: str) -> str | None:
+    """One attribute that the filter's `response_attributes` or `request_attributes` asks for."""
+    if ATTRIBUTES_KEY not in message.attributes:
+        return None
+    fields = message.attributes[ATTRIBUTES_KEY].fields
+    if name not in fields:
+        return None
+    value = fields[name]
+    return value.string_value if value.HasField("string_value") else f"{value.number_value:.0f}"
+
+
+def encode(reply: Reply) -> bytes:
+    """*reply* as a serialised ProcessingResponse."""
+    match reply:
+        case HeadersReply(phase, mutation):
+            return _headers_reply(phase, mutation)
+        case BodyReply(phase, mutation, replace, streamed, end):
+            return _body_reply(phase, mutation, replace, streamed, end)
+        case TrailersReply(phase):
+            return _TRAILERS[phase]
+        case ImmediateReply(status, headers, body, details):
+            response = pb.ProcessingResponse()
+            immediate = response.immediate_response
+            immediate.status.code = status
+            _set_headers(immediate.headers, headers)
+            immediate.body = body
+            immediate.details = details
+            return _serialised(response)
+
+
+def _headers_reply(phase: Phase, mutation: Mutation) -> bytes:
+    if _is_empty(mutation):
+        return _CONTINUE_HEADERS[phase]
+    response = pb.ProcessingResponse()
+    part = response.request_headers if phase is Phase.REQUEST else response.response_headers
+    _mutate(response, part.response, mutation)
+    return _serialised(response)
+
+
+def _body_reply(
+    phase: Phase, mutation: Mutation, replace: bytes | None, streamed: bytes | None, end: bool
+) -> bytes:
+    empty = _is_empty(mutation)
+    if empty and replace is None and streamed is None:
+        return _CONTINUE_BODY[phase]
+    response = pb.ProcessingResponse()
+    part = response.request_body if phase is Phase.REQUEST else response.response_body
+    common = part.response
+    if not empty:
+        _mutate(response, common, mutation)
+    if streamed is not None:
+        common.body_mutation.streamed_response.body = streamed
+        common.body_mutation.streamed_response.end_of_stream = end
+    elif replace is not None:
+        common.body_mutation.body = replace
+    return _serialised(response)
+
+
+def _serialised(response: pb.ProcessingResponse) -> bytes:
+    data: bytes = response.SerializeToString()
+    return data
+
+
+def _is_empty(mutation: Mutation) -> bool:
+    return not (
+        mutation.set_headers or mutation.remove_headers or mutation.metadata or mutation.clear_route_cache
+    )
+
+
+def _mutate(response: pb.ProcessingResponse, common: pb.CommonResponse, mutation: Mutation) -> None:
+    common.clear_route_cache = mutation.clear_route_cache
+    _set_headers(common.header_mutation, mutation.set_headers)
+    if mutation.remove_headers:
+        common.header_mutation.remove_headers.extend(mutation.remove_headers)
+    if mutation.metadata:
+        _fill(response.dynamic_metadata, mutation.metadata)
+
+
+def _set_headers(mutation: pb.HeaderMutation, headers: Pairs) -> None:
+    for name, value in headers:
+        option = mutation.set_headers.add()
+        option.append_action = core.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+        option.header.key = name
+        option.header.raw_value = value.encode("utf-8", "replace")
+
+
+def _fill(struct: ProtoStruct, values: Mapping[str, Mapping[str, Any]]) -> None:
+    """Fill in place: ProtoStruct.update costs three times as much."""
+    for namespace, fields in values.items():
+        inner = struct.fields[namespace].struct_value
+        for key, value in fields.items():
+            inner.fields[key].string_value = value
+
+
+def _constants(field: str, phases: Iterable[Phase] = Phase) -> dict[Phase, bytes]:
+    """The reply that changes nothing, serialised once.  SetInParent: an unset oneof is a spurious message."""
+    replies = {}
+    for phase in phases:
+        response = pb.ProcessingResponse()
+        getattr(response, f"{phase.value}_{field}").SetInParent()
+        replies[phase] = _serialised(response)
+    return replies
+
+
+_CONTINUE_HEADERS = _constants("headers")
+_CONTINUE_BODY = _constants("body")
+_TRAILERS = _constants("trailers")

@@ -1,0 +1,162 @@
+"""The values of an ext_proc conversation, free of protobuf.
+
+Names follow envoy/service/ext_proc/v3/external_processor.proto.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+Headers = Mapping[str, str]
+"""Lower-case names to values; a repeated header's values are joined with ", " (RFC 9110 §5.3)."""
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class BodyMode(enum.IntEnum):
+    """ProcessingMode.BodySendMode: how Envoy sends a body."""
+
+    NONE = 0
+    STREAMED = 1
+    BUFFERED = 2
+    BUFFERED_PARTIAL = 3
+    FULL_DUPLEX_STREAMED = 4
+    GRPC = 5
+
+
+class Phase(enum.Enum):
+    REQUEST = "request"
+    RESPONSE = "response"
+
+
+# -- what Envoy sends ---------------------------------------------------------------------------------------
+
+
+class RequestHeaders(Struct, frozen=True, gc=False):
+    headers: Headers
+    end_of_stream: bool = False
+
+
+class RequestBody(Struct, frozen=True, gc=False):
+    data: bytes
+    end_of_stream: bool = False
+
+
+class RequestTrailers(Struct, frozen=True, gc=False):
+    end_of_stream: bool = True
+
+
+class ResponseHeaders(Struct, frozen=True, gc=False):
+    headers: Headers
+    end_of_stream: bool = False
+
+
+class ResponseBody(Struct, frozen=True, gc=False):
+    data: bytes
+    end_of_stream: bool = False
+
+
+class ResponseTrailers(Struct, frozen=True, gc=False):
+    end_of_stream: bool = True
+
+
+Message = RequestHeaders | RequestBody | RequestTrailers | ResponseHeaders | ResponseBody | ResponseTrailers
+
+
+# -- what goes back -----------------------------------------------------------------------------------------
+
+
+class Mutation(Struct, frozen=True):
+    """What a decision does to the request besides its body."""
+
+    set_headers: Pairs = ()
+    remove_headers: tuple[str, ...] = ()
+    metadata: Mapping[str, Mapping[str, Any]] = {}
+    """Dynamic metadata: namespace to keys to JSON values."""
+    clear_route_cache: bool = False
+
+
+NO_MUTATION = Mutation()
+
+
+class HeadersReply(Struct, frozen=True):
+    phase: Phase
+    mutation: Mutation = NO_MUTATION
+
+
+class BodyReply(Struct, frozen=True):
+    """The answer to a body message; `replace` and `streamed` exclude each other."""
+
+    phase: Phase
+    mutation: Mutation = NO_MUTATION
+    replace: bytes | None = None
+    """BUFFERED: the whole new body; None leaves it as it came."""
+    streamed: bytes | None = None
+    """FULL_DUPLEX_STREAMED: the next piece of the body that goes on."""
+    end_of_stream: bool = False
+
+
+class TrailersReply(Struct, frozen=True):
+    phase: Phase
+
+
+class ImmediateReply(Struct, frozen=True):
+    """Answers the client at once and ends the conversation."""
+
+    status: int
+    headers: Pairs = ()
+    body: bytes = b""
+    details: str = ""
+    """Becomes Envoy's response code details (access log)."""
+
+
+Reply = HeadersReply | BodyReply | TrailersReply | ImmediateReply
+
+
+# -- what the driver is told --------------------------------------------------------------------------------
+
+
+class RequestStarted(Struct, frozen=True):
+    """Request headers are here and a body is to come."""
+
+    headers: Headers
+
+
+class RequestChunk(Struct, frozen=True):
+    """A piece of a body that is not complete yet."""
+
+    data: bytes
+
+
+class RequestReady(Struct, frozen=True):
+    """The request is whole: `route` or `respond` must follow."""
+
+    headers: Headers
+    body: Sequence[bytes] | None
+    """The body's pieces in order; None where Envoy sends none (no body, an upgrade, mode NONE)."""
+    last: bytes = b""
+    """The piece of the body that was not told as a RequestChunk; b"" where trailers ended it."""
+
+
+class RequestTruncated(Struct, frozen=True):
+    """BUFFERED_PARTIAL: Envoy cut the body at its buffer limit."""
+
+
+class ResponseStarted(Struct, frozen=True):
+    headers: Headers
+    end_of_stream: bool
+
+
+class ResponseEnded(Struct, frozen=True):
+    """The response's last byte or its trailers passed through here."""
+
+
+Event = RequestStarted | RequestChunk | RequestReady | RequestTruncated | ResponseStarted | ResponseEnded
+
+
+class ProtocolError(Exception):
+    """The peer sent what the ext_proc protocol does not allow here."""

@@ -1,0 +1,258 @@
+"""The ext_proc conversation about one HTTP request, without any I/O.
+
+Feed it what Envoy sent (`receive`), tell it what was decided (`route` or `respond`), take what must go back
+(`replies`).  It imports neither grpc nor asyncio nor protobuf, and knows nothing of routing.
+
+Source of the rules: envoy/service/ext_proc/v3/external_processor.proto, and what Envoy 1.36 to 1.40 do.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+
+from .messages import (
+    NO_MUTATION,
+    BodyMode,
+    BodyReply,
+    Event,
+    Headers,
+    HeadersReply,
+    ImmediateReply,
+    Message,
+    Mutation,
+    Pairs,
+    Phase,
+    ProtocolError,
+    Reply,
+    RequestBody,
+    RequestChunk,
+    RequestHeaders,
+    RequestReady,
+    RequestStarted,
+    RequestTrailers,
+    RequestTruncated,
+    ResponseBody,
+    ResponseEnded,
+    ResponseHeaders,
+    ResponseStarted,
+    ResponseTrailers,
+    TrailersReply,
+)
+
+MAX_CHUNK_BYTES = 62_000
+"""A streamed piece of a body; Envoys exist that refuse more than 64 KiB, framing included."""
+
+
+class Half(enum.Enum):
+    """Where one direction (request or response) of the conversation stands."""
+
+    IDLE = enum.auto()
+    """Nothing seen."""
+    BODY = enum.auto()
+    """Headers seen, more to come."""
+    WHOLE = enum.auto()
+    """Request only: complete, waiting for `route` or `respond`."""
+    ECHO = enum.auto()
+    """Request only: routed at its headers, its body passes through (an upgrade in full duplex)."""
+    DONE = enum.auto()
+
+
+Steps = dict[tuple[Half, type, bool], Half]
+
+# Every legal step, one table a direction: {(half, message, end_of_stream): half}; trailers always end their
+# half.  A pair that is not here is a ProtocolError.
+REQUEST_STEPS: Steps = {
+    (Half.IDLE, RequestHeaders, False): Half.BODY,
+    (Half.IDLE, RequestHeaders, True): Half.WHOLE,
+    (Half.BODY, RequestBody, False): Half.BODY,
+    (Half.BODY, RequestBody, True): Half.WHOLE,
+    (Half.BODY, RequestTrailers, True): Half.WHOLE,
+    (Half.ECHO, RequestBody, False): Half.ECHO,
+    (Half.ECHO, RequestBody, True): Half.DONE,
+    (Half.ECHO, RequestTrailers, True): Half.DONE,
+    (Half.DONE, RequestTrailers, True): Half.DONE,
+}
+# The response half may start at any time: another filter, or Envoy itself, may answer before the request is
+# whole or routed, or without a request phase at all.
+RESPONSE_STEPS: Steps = {
+    (Half.IDLE, ResponseHeaders, False): Half.BODY,
+    (Half.IDLE, ResponseHeaders, True): Half.DONE,
+    (Half.BODY, ResponseBody, False): Half.BODY,
+    (Half.BODY, ResponseBody, True): Half.DONE,
+    (Half.BODY, ResponseTrailers, True): Half.DONE,
+    (Half.DONE, ResponseTrailers, True): Half.DONE,
+}
+REQUEST_MESSAGES = frozenset((RequestHeaders, RequestBody, RequestTrailers))
+WHOLE_AT_ONCE = frozenset((BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL))
+"""Modes in which the body comes as one message, and its answer as one."""
+
+
+def is_upgrade(headers: Headers) -> bool:
+    """Whether the body is an endless two-way stream (WebSocket, CONNECT) that can't be waited for."""
+    return "upgrade" in headers or headers.get(":method") == "CONNECT"
+
+
+class ExtProcStream:
+    """One HTTP request's conversation.
+
+    `receive(message)` says what Envoy sent and answers the event, if any, that asks for a decision.
+    `route` or `respond` follow a `RequestReady`; `respond` may come at any earlier event too.
+    `replies()` is what to send now, in order; it is lazy, so that a big body is cut up as it is sent.
+    """
+
+    def __init__(self, request_mode: BodyMode, response_mode: BodyMode) -> None:
+        self.request = Half.IDLE
+        self.response = Half.IDLE
+        self.closed = False
+        """After a rejection or an error nothing may follow."""
+        self.finished = False
+        """Nothing more is wanted from Envoy: the driver closes the stream once the replies are sent."""
+        self._request_mode = request_mode
+        self._response_mode = response_mode
+        self._headers: Headers = {}
+        self._body: list[bytes] = []
+        self._bodiless = False
+        self._upgrade = False
+        self._trailers = False
+        self._replies: list[Reply] = []
+        self._pieces: Sequence[bytes] | None = None
+
+    def receive(self, message: Message) -> Event | None:
+        """Take one message of Envoy's; raises ProtocolError where it is impossible here."""
+        if not self._step(message):
+            return None
+        match message:
+            case RequestHeaders(headers, end):
+                return self._request_headers(headers, end)
+            case RequestBody(data, end):
+                return self._request_body(data, end)
+            case RequestTrailers():
+                return self._request_trailers()
+            case ResponseHeaders(headers, end):
+                self._replies.append(HeadersReply(Phase.RESPONSE))
+                return ResponseStarted(headers, end)
+            case ResponseBody(data, end):
+                return self._response_body(data, end)
+            case ResponseTrailers():
+                self._replies.append(TrailersReply(Phase.RESPONSE))
+                return ResponseEnded()
+
+    def _step(self, message: Message) -> bool:
+        """Move one direction on; False for a message to be ignored."""
+        kind, end = type(message), message.end_of_stream
+        is_request = kind in REQUEST_MESSAGES
+        half, steps = (self.request, REQUEST_STEPS) if is_request else (self.response, RESPONSE_STEPS)
+        after = None if self.closed else steps.get((half, kind, end))
+        if after is None:
+            if not self.closed and half is Half.DONE and self._is_second_end(message):
+                return False
+            was, self.closed = ("CLOSED" if self.closed else half.name), True
+            raise ProtocolError(f"{kind.__name__} while {was}")
+        if is_request:
+            self.request = after
+        else:
+            self.response = after
+        return True
+
+    def _is_second_end(self, message: Message) -> bool:
+        """Envoy 1.35+ may repeat the last piece of a big full-duplex body (envoyproxy/envoy#46237)."""
+        match message:
+            case RequestBody(_, True):
+                return self._request_mode is BodyMode.FULL_DUPLEX_STREAMED and not self._bodiless
+            case ResponseBody(_, True):
+                return self._response_mode is BodyMode.FULL_DUPLEX_STREAMED
+            case _:
+                return False
+
+    def _request_headers(self, headers: Headers, end: bool) -> Event:
+        self._headers = headers
+        self._upgrade = not end and is_upgrade(headers)
+        if end or self._upgrade or self._request_mode is BodyMode.NONE:
+            self._bodiless, self.request = True, Half.WHOLE
+            return RequestReady(headers, None)
+        if self._request_mode in WHOLE_AT_ONCE:
+            self._replies.append(HeadersReply(Phase.REQUEST))  # until then Envoy holds the body back
+        return RequestStarted(headers)
+
+    def _request_body(self, data: bytes, end: bool) -> Event | None:
+        if self._upgrade:
+            self._replies.append(BodyReply(Phase.REQUEST, streamed=data, end_of_stream=end))
+            return None
+        if self._request_mode is BodyMode.BUFFERED_PARTIAL and not end:
+            self.request = Half.WHOLE
+            return RequestTruncated()
+        self._body.append(data)
+        if self._request_mode is BodyMode.BUFFERED:
+            self.request = Half.WHOLE  # one message is the whole body, even where trailers follow
+        return self._ready(data) if self.request is Half.WHOLE else RequestChunk(data)
+
+    def _request_trailers(self) -> Event | None:
+        if self.request is Half.DONE:
+            self._replies.append(TrailersReply(Phase.REQUEST))
+            return None
+        self._trailers = True
+        return self._ready()
+
+    def _ready(self, last: bytes = b"") -> RequestReady:
+        return RequestReady(self._headers, self._body, last)
+
+    def _response_body(self, data: bytes, end: bool) -> Event | None:
+        if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
+            self._replies.append(BodyReply(Phase.RESPONSE, streamed=data, end_of_stream=end))
+        else:
+            self._replies.append(BodyReply(Phase.RESPONSE))
+        return ResponseEnded() if end else None
+
+    def route(self, mutation: Mutation = NO_MUTATION, body: Sequence[bytes] | None = None) -> None:
+        """Send the request on with *mutation* and, if given, another *body* (its pieces, in order)."""
+        assert self.request is Half.WHOLE, self.request
+        self.request = Half.DONE
+        if self._bodiless:
+            self._replies.append(HeadersReply(Phase.REQUEST, mutation))
+            self._open_upgrade()
+            return
+        pieces, self._body = (self._body if body is None else body), []
+        if self._request_mode is BodyMode.BUFFERED or self._request_mode is BodyMode.BUFFERED_PARTIAL:
+            replace = None if body is None else b"".join(pieces) if len(pieces) != 1 else pieces[0]
+            self._replies.append(BodyReply(Phase.REQUEST, mutation, replace=replace))
+            return
+        self._replies.append(HeadersReply(Phase.REQUEST, mutation))
+        self._pieces = pieces
+
+    def _open_upgrade(self) -> None:
+        if not self._upgrade:
+            return
+        if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
+            self.request = Half.ECHO
+        elif self._request_mode is not BodyMode.NONE:
+            # A buffered body that never ends would never reach the upstream.  A mode override is only honoured
+            # where the operator allowed it; a clean close lets this request through everywhere.
+            self.finished = True
+
+    def respond(self, status: int, headers: Pairs = (), body: bytes = b"", details: str = "") -> None:
+        """Answer the client ourselves with HTTP *status*; ends the conversation."""
+        self.closed = self.finished = True
+        self.request, self._body, self._pieces = Half.DONE, [], None
+        self._replies = [ImmediateReply(status, headers, body, details)]
+
+    def replies(self) -> Iterator[Reply]:
+        """What to send now, in order; what is taken is gone."""
+        replies, self._replies = self._replies, []
+        yield from replies
+        if self._pieces is not None:
+            pieces, self._pieces = self._pieces, None
+            yield from self._streamed(pieces)
+
+    def _streamed(self, pieces: Sequence[bytes]) -> Iterator[Reply]:
+        """The body in pieces of at most MAX_CHUNK_BYTES; exactly one of them ends the stream, or trailers do."""
+        last = len(pieces) - 1
+        for index, piece in enumerate(pieces):
+            for start in range(0, max(len(piece), 1), MAX_CHUNK_BYTES):
+                stop = start + MAX_CHUNK_BYTES
+                whole = start == 0 and len(piece) <= MAX_CHUNK_BYTES
+                end = index == last and stop >= len(piece) and not self._trailers
+                chunk = piece if whole else piece[start:stop]
+                yield BodyReply(Phase.REQUEST, streamed=chunk, end_of_stream=end)
+        if self._trailers:
+            yield TrailersReply(Phase.REQUEST)

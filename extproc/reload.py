@@ -1,0 +1,60 @@
+"""Notices that the content of the config file changed.
+
+By reading it: a ConfigMap is swapped by renaming a link two levels up, which file watches miss or see too early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from .config import Config, load_file
+from .errors import ConfigError
+
+INTERVAL_S = 1.0
+"""A human's wait; the kubelet takes up to a minute to bring a ConfigMap."""
+
+
+def digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+class ConfigWatcher:
+    """Tells `apply` of a new valid config, `fail` once of a faulty one."""
+
+    def __init__(
+        self,
+        path: Path,
+        current: str,
+        apply: Callable[[Config, str], object],
+        fail: Callable[[ConfigError], object],
+    ) -> None:
+        self._path = path
+        self._seen = current
+        self._apply = apply
+        self._fail = fail
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Compare the file with what was last seen of it."""
+        try:
+            seen = digest(await asyncio.to_thread(self._path.read_bytes))
+        except OSError as error:
+            seen = f"unreadable: {error.strerror}"
+        if seen == self._seen:
+            return
+        try:
+            config, text = await asyncio.to_thread(load_file, self._path)
+        except ConfigError as error:
+            self._seen = seen
+            self._fail(error)
+            return
+        self._seen = digest(text)
+        self._apply(config, self._seen)

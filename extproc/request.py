@@ -1,0 +1,80 @@
+"""One inference request as the core sees it, and which API its path belongs to."""
+
+from __future__ import annotations
+
+import enum
+import functools
+
+from msgspec import Struct
+
+from .protocol.messages import Headers
+
+
+class Api(enum.Enum):
+    """What a path promises about the body."""
+
+    MODEL_REQUIRED = enum.auto()
+    """A JSON object with a top-level `model`, or the request is refused."""
+    MODEL_OPTIONAL = enum.auto()
+    """JSON; without a `model` it goes to the default pool untouched."""
+    MODEL_LIST = enum.auto()
+    """`/v1/models`, `/v1/models/NAME`: answered by us."""
+    OTHER = enum.auto()
+    """Anything else: JSON if its content type says so, else not ours to read."""
+
+
+# The ends of paths: any prefix may stand in front (`/openai/v1/chat/completions`).
+# OpenAI, Anthropic (messages) and vLLM's api_server.
+_REQUIRED = (
+    "chat/completions",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+    "messages/count_tokens",
+)
+_OPTIONAL = (
+    "tokenize",
+    "detokenize",
+    "pooling",
+    "classify",
+    "score",
+    "rerank",
+    "inference/v1/generate",
+    "moderations",
+    "images/generations",
+    "audio/speech",
+    "chat/completions/render",
+    "completions/render",
+)
+_REQUIRED_ENDS = tuple("/" + end for end in _REQUIRED)
+_OPTIONAL_ENDS = tuple("/" + end for end in _OPTIONAL)
+
+
+@functools.lru_cache(maxsize=1024)  # paths come from clients: bounded, and far more than there are APIs
+def api_of(method: str, path: str) -> Api:
+    """The API that *path* (query and trailing slash do not count) belongs to."""
+    path = bare_path(path).rstrip("/")
+    if method in ("GET", "HEAD") and (path.endswith("/v1/models") or "/v1/models/" in path):
+        return Api.MODEL_LIST
+    if path.endswith(_REQUIRED_ENDS):
+        return Api.MODEL_REQUIRED
+    return Api.MODEL_OPTIONAL if path.endswith(_OPTIONAL_ENDS) else Api.OTHER
+
+
+def bare_path(path: str) -> str:
+    """*path* without query and fragment."""
+    return path.partition("?")[0].partition("#")[0]
+
+
+class InferenceRequest(Struct, gc=False):
+    """What the deciding core is asked about."""
+
+    headers: Headers
+    model: str | None
+    """The client's model name; None where the request has none."""
+    body_bytes: int = 0
+    subset: frozenset[str] | None = None
+    """Addresses (`ip` or `ip:port`) that a subset hint allows; None: no hint."""
+    target_model: str = ""
+    """What the model server calls it; filled in once the target is drawn."""

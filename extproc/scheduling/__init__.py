@@ -1,0 +1,1 @@
+"""Choosing an endpoint: filters narrow, scorers rate, a picker chooses."""

@@ -1,0 +1,46 @@
+"""The base of all plugins, and what scorers share.
+
+A plugin is a frozen Struct: its fields are its parameters, its tag is its `type:` in the config.  It holds no
+state: state lives in `Endpoint`.  To add a scorer, write one in `scorers` and name it in the union at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Weight = Annotated[float, Meta(ge=0.0, le=1000.0)]
+Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
+Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class Plugin(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """A filter, scorer or picker."""
+
+    @classmethod
+    def type_name(cls) -> str:
+        """What the config calls it."""
+        tag = cls.__struct_config__.tag
+        assert isinstance(tag, str)
+        return tag
+
+
+def fill_unknown(values: Sequence[float | None]) -> Sequence[float]:
+    """*values* with the median of the known ones for None: the unknown neither attracts nor is shut out."""
+    if None not in values:
+        return values  # type: ignore[return-value]
+    known = [value for value in values if value is not None]
+    middle = median(known) if known else 0.0
+    return [middle if value is None else value for value in values]
+
+
+def prefer_low(values: Sequence[float]) -> list[float]:
+    """Scores in 0..1: 1 for the lowest of *values*, 0 for the highest, linear between; all equal: 1."""
+    low, high = min(values), max(values)
+    if high <= low:
+        return [1.0] * len(values)
+    scale = 1.0 / (high - low)
+    return [(high - value) * scale for value in values]

@@ -1,0 +1,83 @@
+"""Between the scraper, which knows addresses, and the fleet, which knows pools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import address as addresses
+from .config.schema import Config, PoolConfig
+from .fleet import Fleet
+from .http_get import Failure
+from .logs import Logger
+from .metrics import Metrics
+from .scraper import ScrapeTarget
+from .vllm import EngineMetrics
+
+
+def scrape_targets(config: Config) -> list[ScrapeTarget]:
+    """What to scrape for *config*; an address that two pools scrape alike is scraped once."""
+    targets = (
+        _target(pool, addresses.normalise(member.address))
+        for pool in config.pools
+        if pool.metrics.engine != "none"
+        for member in pool.members()
+    )
+    return list(dict.fromkeys(targets))
+
+
+def _target(pool: PoolConfig, address: str) -> ScrapeTarget:
+    ip, port = addresses.split(address)
+    metrics = pool.metrics
+    return ScrapeTarget(
+        address=address,
+        host=ip,
+        port=metrics.port or port,
+        path=metrics.path,
+        scheme=metrics.scheme,
+        insecure_skip_verify=metrics.insecure_skip_verify,
+        bearer_token_file=metrics.bearer_token_file,
+        interval_s=metrics.interval_s,
+        timeout_s=metrics.timeout_s,
+        select=metrics.select,
+    )
+
+
+class ScrapeListener:
+    """Brings what was scraped into the fleet; counts, and logs what changes rather than every failure."""
+
+    def __init__(self, fleet: Fleet, metrics: Metrics, log: Logger, clock: Callable[[], float]) -> None:
+        self._fleet = fleet
+        self._metrics = metrics
+        self._log = log
+        self._clock = clock
+        self._failing: dict[ScrapeTarget, Failure] = {}
+
+    def scraped(
+        self, target: ScrapeTarget, metrics: EngineMetrics, started_at: float, duration_s: float
+    ) -> None:
+        self._fleet.scraped(target.address, metrics, self._clock())
+        self._count(target, "ok")
+        self._metrics.scrape_duration.observe(duration_s)
+        if self._failing.pop(target, None) is not None:
+            self._log.info("scrape_recovered", endpoint=target.address)
+
+    def scrape_failed(self, target: ScrapeTarget, reason: Failure, detail: str, duration_s: float) -> None:
+        refused = reason == "refused" and target.port == addresses.split(target.address)[1]
+        aside = self._fleet.scrape_failed(target.address, refused=refused, now=self._clock())
+        self._count(target, reason)
+        if self._failing.get(target) != reason:
+            self._failing[target] = reason
+            self._log.warning("scrape_failed", endpoint=target.address, reason=reason, detail=detail)
+        for pool, endpoint, pause_s in aside:
+            self._metrics.set_aside.labels(pool.name, "scrape_refused").inc()
+            self._log.warning(
+                "endpoint_set_aside",
+                pool=pool.name,
+                endpoint=endpoint.address,
+                cause="scrape_refused",
+                pause_s=pause_s,
+            )
+
+    def _count(self, target: ScrapeTarget, result: str) -> None:
+        for pool, _ in self._fleet.at(target.address):
+            self._metrics.scrapes.labels(pool.name, result).inc()

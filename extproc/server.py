@@ -1,0 +1,240 @@
+"""The ext_proc service on grpc.aio: one `ExtProcStream` and one `Exchange` for each gRPC stream."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+from grpc.aio import EOF  # type: ignore[attr-defined]
+
+from . import pin
+from .address import hints
+from .budget import BodyBudget
+from .errors import Reason, Rejected
+from .exchange import Exchange
+from .flight import Answered
+from .protocol import codec
+from .protocol.messages import (
+    Event,
+    ProtocolError,
+    RequestChunk,
+    RequestReady,
+    RequestStarted,
+    RequestTruncated,
+    ResponseEnded,
+    ResponseStarted,
+)
+from .protocol.stream import ExtProcStream
+from .router import Router
+from .telemetry import Telemetry
+
+SERVICE_NAME = "envoy.service.ext_proc.v3.ExternalProcessor"
+
+Context = Any  # aio.ServicerContext[bytes, bytes]; its stubs know no read() and write()
+
+
+class PeerGone(Exception):
+    """Envoy no longer listens."""
+
+
+class ExternalProcessor:
+    """Serves `Process`; `router` says which config is in force when a stream begins."""
+
+    def __init__(
+        self,
+        router: Callable[[], Router],
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._router = router
+        self._telemetry = telemetry
+        self._clock = clock
+        self._rng = rng
+        self._budget = BodyBudget()
+        self._undecided: dict[asyncio.Task[Any], Exchange] = {}
+        self._shutting_down = False
+        telemetry.metrics.streams.set_function(lambda: self.open_streams)
+        telemetry.metrics.buffered.set_function(lambda: self._budget.held_bytes)
+        self.open_streams = 0
+
+    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """For `server.add_generic_rpc_handlers`; messages stay bytes, `codec` reads them."""
+        method = grpc.stream_stream_rpc_method_handler(self.process)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, {"Process": method})
+
+    def refuse_undecided(self) -> None:
+        """The drain is over: requests that are still not decided get 503 instead of a broken stream."""
+        self._shutting_down = True
+        for task in list(self._undecided):
+            task.cancel()
+
+    async def process(self, _: object, context: Context) -> None:
+        """One stream, which is one HTTP request."""
+        self.open_streams += 1
+        try:
+            await self._serve(context)
+        finally:
+            self.open_streams -= 1
+
+    async def _serve(self, context: Context) -> None:
+        first = await context.read()
+        if first is EOF:
+            return
+        conversation: _Conversation | None = None
+        try:
+            message = codec.parse(first)
+            conversation = self._begin(context, message)
+            await conversation.run(message)
+        except ProtocolError as error:
+            if conversation is not None:
+                conversation.exchange.fault = "protocol_error"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            if conversation is not None:
+                self._end(conversation)
+
+    def _begin(self, context: Context, first: codec.Request) -> _Conversation:
+        request_mode, response_mode = codec.body_modes(first)
+        stream = ExtProcStream(request_mode, response_mode)
+        exchange = Exchange(
+            stream,
+            request_mode,
+            self._router(),
+            self._budget,
+            self._telemetry.watcher,
+            self._clock,
+            self._rng,
+        )
+        task = asyncio.current_task()
+        assert task is not None
+        self._undecided[task] = exchange
+        return _Conversation(context, stream, exchange, task, self)
+
+    def _end(self, conversation: _Conversation) -> None:
+        self._undecided.pop(conversation.task, None)
+        lived_s = conversation.exchange.close()
+        self._telemetry.ended(conversation.exchange, lived_s)
+
+    def decided(self, task: asyncio.Task[Any]) -> None:
+        """The request of *task* was answered for."""
+        self._undecided.pop(task, None)
+
+    def is_refusing(self, task: asyncio.Task[Any]) -> bool:
+        """Whether *task* was cancelled by us, to refuse its request."""
+        return self._shutting_down and task in self._undecided
+
+    def report_bug(self, error: Exception) -> None:
+        self._telemetry.metrics.internal_errors.inc()
+        self._telemetry.log.error("internal_error", exc_info=error)
+
+
+class _Conversation:
+    """Reads, lets the exchange decide, writes."""
+
+    def __init__(
+        self,
+        context: Context,
+        stream: ExtProcStream,
+        exchange: Exchange,
+        task: asyncio.Task[Any],
+        owner: ExternalProcessor,
+    ) -> None:
+        self.exchange = exchange
+        self.task = task
+        self._context = context
+        self._stream = stream
+        self._owner = owner
+
+    async def run(self, first: codec.Request) -> None:
+        """Until Envoy ends the stream, or we do.  Raises ProtocolError."""
+        message: codec.Request | None = first
+        try:
+            while message is not None:
+                await self._step(message)
+                message = None if self._stream.finished else await self._read()
+        except PeerGone:
+            return
+        except asyncio.CancelledError:
+            if not self._owner.is_refusing(self.task):
+                raise
+            self.task.uncancel()
+            await self._refuse(Rejected(Reason.SHUTTING_DOWN, "The router is shutting down."))
+        except ProtocolError:
+            raise
+        except Exception as error:
+            self._owner.report_bug(error)
+            self.exchange.fault = "internal_error"
+            # Once answered for, a clean close harms nobody: Envoy goes on alone.  Before, it would let the
+            # request through unrouted.
+            if not self.exchange.settled:
+                await self._refuse(Rejected(Reason.INTERNAL_ERROR, "The router failed on this request."))
+
+    async def _step(self, message: codec.Request) -> None:
+        event = self._stream.receive(codec.decode(message))
+        if event is not None:
+            try:
+                await self._handle(event, message)
+            except Rejected as rejection:
+                self.exchange.reject(rejection)
+        await self._reply()
+
+    async def _handle(self, event: Event, message: codec.Request) -> None:
+        exchange = self.exchange
+        match event:
+            case RequestStarted() | RequestChunk() | RequestReady() | RequestTruncated():
+                hint = codec.metadata_value(message, pin.SUBSET_NAMESPACE, pin.SUBSET)
+                if hint is not None:
+                    exchange.subset = hints(hint)
+                for _ in exchange.handle(event):
+                    await asyncio.sleep(0)
+            case ResponseStarted(headers, ended):
+                exchange.answered(_answer(headers, ended, message))
+            case ResponseEnded():
+                exchange.body_ended()
+
+    async def _reply(self) -> None:
+        for reply in self._stream.replies():
+            await self._write(codec.encode(reply))
+        if not self.exchange.settled and self.exchange.sent():
+            self._owner.decided(self.task)
+
+    async def _refuse(self, rejection: Rejected) -> None:
+        self.exchange.reject(rejection)
+        try:
+            await self._reply()
+        except PeerGone:
+            return
+
+    async def _read(self) -> codec.Request | None:
+        data = await self._context.read()
+        return None if data is EOF else codec.parse(data)
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            await self._context.write(data)
+        except aio.UsageError as error:
+            raise PeerGone from error
+
+
+def _answer(headers: Any, ended: bool, message: codec.Request) -> Answered:
+    status = headers.get(":status", "")
+    return Answered(
+        status=int(status) if status.isdecimal() and len(status) == 3 else 0,
+        served=_served(message),
+        details=codec.attribute(message, "response.code_details"),
+        streamed=headers.get("content-type", "").startswith("text/event-stream"),
+        ended=ended,
+    )
+
+
+def _served(message: codec.Request) -> str | None:
+    """Who answered, as Envoy says; None where it says nothing."""
+    served = codec.metadata_value(message, pin.ENVOY_LB, pin.SERVED)
+    if isinstance(served, str) and served:
+        return served
+    return codec.attribute(message, "upstream.address") or None

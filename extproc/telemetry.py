@@ -1,0 +1,139 @@
+"""What is told of each exchange once it ended: metrics and one log line."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+from .endpoint import Endpoint
+from .exchange import Exchange
+from .flight import Watcher
+from .health import Failure
+from .logs import Logger
+from .metrics import Metrics
+from .pool import Pool
+from .request import bare_path
+from .router import Decision
+
+REMEMBERED = 100
+"""Streamed answers by which it is judged whether Envoy keeps streams open to their end."""
+MAX_LOGGED = 256
+"""Characters of a path or request id in a log line: clients choose them."""
+
+
+class Telemetry:
+    """Counts and logs exchanges."""
+
+    def __init__(self, metrics: Metrics, log: Logger) -> None:
+        self.metrics = metrics
+        self.log = log
+        self.watcher = Watcher(missed=self._missed, set_aside=self._set_aside)
+        self._early: collections.deque[bool] = collections.deque(maxlen=REMEMBERED)
+        self._labels: dict[tuple[str, str, str], _Series] = {}
+
+    def counts_are_exact(self) -> bool:
+        """Whether Envoy keeps streams open until answers end (else in-flight counts are estimates)."""
+        return sum(self._early) * 2 <= len(self._early)
+
+    def ended(self, exchange: Exchange, lived_s: float) -> None:
+        """Tell of *exchange*, which was just closed."""
+        decision = exchange.decision
+        if exchange.answer is not None and exchange.answer.streamed:
+            self._early.append(exchange.early)
+        series = self._series(exchange)
+        series.count(exchange.outcome)
+        series.duration.observe(lived_s)
+        if exchange.answer is not None:
+            series.response_headers.observe(exchange.answered_at - exchange.started_at)
+        if decision is not None:
+            self.metrics.decision.observe(exchange.decided_in_s)
+            if decision.target_fallback:
+                self.metrics.target_fallbacks.labels(series.names[0], series.names[2]).inc()
+        self.log.info("request", **_facts(exchange, lived_s))
+
+    def _series(self, exchange: Exchange) -> _Series:
+        decision, router = exchange.decision, exchange.router
+        if decision is None:
+            names = (router.model_label(exchange.model), "none", "none")
+        else:
+            model = router.model_label(decision.model)
+            target = decision.target_model if model not in ("other", "none") else model
+            names = (model, target or "none", decision.pool.name)
+        series = self._labels.get(names)
+        if series is None:
+            series = self._labels[names] = _Series(self.metrics, names)
+        return series
+
+    def _missed(self, pool: Pool, address: str) -> None:
+        self.metrics.pin_misses.labels(pool.name).inc()
+        self.log.warning("pin_miss", pool=pool.name, served=address)
+
+    def _set_aside(self, pool: Pool, endpoint: Endpoint, cause: Failure, pause_s: float) -> None:
+        self.metrics.set_aside.labels(pool.name, cause.name.lower()).inc()
+        self.log.warning(
+            "endpoint_set_aside",
+            pool=pool.name,
+            endpoint=endpoint.address,
+            cause=cause.name.lower(),
+            failures=endpoint.health.failures,
+            pause_s=pause_s,
+        )
+
+
+class _Series:
+    """The series of one (model, target_model, pool), looked up once: `labels()` costs a microsecond each time."""
+
+    def __init__(self, metrics: Metrics, names: tuple[str, str, str]) -> None:
+        self.names = names
+        self.duration = metrics.duration.labels(*names)
+        self.response_headers = metrics.response_headers.labels(*names)
+        self._requests = metrics.requests
+        self._by_outcome: dict[str, Any] = {}
+
+    def count(self, outcome: str) -> None:
+        counter = self._by_outcome.get(outcome)
+        if counter is None:
+            counter = self._by_outcome[outcome] = self._requests.labels(*self.names, outcome)
+        counter.inc()
+
+
+def _facts(exchange: Exchange, lived_s: float) -> dict[str, Any]:
+    """The log line: what was asked, decided, and came of it.  No body, no query, no credentials."""
+    headers = exchange.headers
+    facts: dict[str, Any] = {
+        "outcome": exchange.outcome,
+        "method": headers.get(":method", "")[:MAX_LOGGED],
+        "path": bare_path(headers.get(":path", ""))[:MAX_LOGGED],
+        "duration_ms": round(lived_s * 1e3, 3),
+    }
+    if "x-request-id" in headers:
+        facts["request_id"] = headers["x-request-id"][:MAX_LOGGED]
+    if exchange.decision is not None:
+        facts |= _decision(exchange.decision)
+        facts["decision_us"] = round(exchange.decided_in_s * 1e6, 1)
+    if exchange.rejection is not None:
+        facts["status"], facts["message"] = exchange.rejection.reason.status, exchange.rejection.message
+    if exchange.answer is not None:
+        facts["status"] = exchange.answer.status
+        facts["headers_ms"] = round((exchange.answered_at - exchange.started_at) * 1e3, 3)
+        if exchange.answer.served is not None:
+            facts["served"] = exchange.answer.served
+    return facts
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "model": decision.model,
+        "target_model": decision.target_model,
+        "pool": decision.pool.name,
+        "endpoint": decision.endpoint.address,
+        "candidates": decision.candidates,
+        "scores": {name: round(score, 3) for name, score in decision.choice.scores.items()},
+    }
+    if decision.fallbacks:
+        facts["fallbacks"] = [endpoint.address for endpoint in decision.fallbacks]
+    if decision.choice.dropped:
+        facts["dropped"] = decision.choice.dropped
+    if decision.target_fallback:
+        facts["target_fallback"] = True
+    return facts
