@@ -12,13 +12,13 @@ from extproc.jsonscan import ModelFound, ModelScanner, name_in
 FAST_PATH_MAX_BYTES: Final = 512 * 1024
 """Up to this size a body is read in one go, at the end. It costs at most about 4 ns a byte (a UTF-8 check and
 the longest search included), 2 ms in all, which is what the event loop may stand still."""
-SLICE_BYTES: Final = 4 * 1024
-"""The most that is scanned between two looks at the work done: 2 ms at 450 ns a byte, for the worst text known
-(arrays five deep with nothing in them)."""
+SLICE_BYTES: Final = 2 * 1024
+"""The most that is scanned between two looks at the work done: 2 ms at 900 ns a byte, the worst texts known (one
+level up or down with every token; small requests are still dearer by the byte). A slice has 2 µs of its own."""
 STEP_COST_BYTES: Final = 32
-"""A scanner's step in Python takes as long as the patterns need for this many bytes (1.5 µs)."""
-WORK_BYTES: Final = 32 * 1024
-"""Work between two yields, in bytes at the patterns' pace for short tokens (up to 60 ns each): 2 ms at most."""
+"""A scanner's step in Python takes as long as its patterns take for this many bytes of short tokens (1.3 µs)."""
+WORK_BYTES: Final = 24 * 1024
+"""Work between two turns: 1 ms at 40 ns a byte, as short tokens take."""
 
 
 class _Body(msgspec.Struct):

@@ -67,6 +67,8 @@ def name_in(raw: bytes) -> tuple[str | None, bool]:
         return None, False
     if len(raw) > RAW_NAME_MAX_BYTES:
         return None, True
+    if b"\\" not in raw:
+        return raw[1:-1].decode(), False
     name: str = json.loads(raw)
     return (None, True) if _SURROGATE.search(name) else (name, False)
 
