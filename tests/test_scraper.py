@@ -1,0 +1,296 @@
+"""Scraping: which endpoints, when, what is told, and that nobody suffers from another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from metrics_server import (
+    BOUND_S,
+    BUSY_PAGE,
+    METRICS,
+    SELECT_PATH,
+    SHORT_NAMES,
+    Heard,
+    ModelServer,
+    always,
+    endless,
+    hang_up,
+    http,
+    never,
+    scrape_tasks,
+    scraper_for,
+    serving,
+    until,
+)
+
+from extproc.scraper import Scraper, ScrapeTarget, until_next
+from extproc.vllm import VLLM
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+async def scraper(heard: Heard) -> AsyncIterator[Scraper]:
+    async with scraper_for(heard) as scraper:
+        yield scraper
+
+
+async def test_times_come_from_the_clock_given(heard: Heard) -> None:
+    ticks = iter(range(1000))
+    scraper = Scraper(heard, heard.report_fault, clock=lambda: float(next(ticks)))
+    async with serving(always(http())) as server:
+        await scraper.update([server.target()])
+        await until(lambda: heard.read)
+        await scraper.close()
+    assert heard.times[0] == (1.0, 1.0)  # 0: the first scrape was planned
+
+
+async def test_a_server_that_refuses_is_scraped_again_once_it_is_back(scraper: Scraper, heard: Heard) -> None:
+    async with serving(always(http())) as server:
+        target = server.target()
+    await scraper.update([target])
+    await until(lambda: len(heard.failed) >= 2)
+    assert {(of, why) for of, why, _ in heard.failed} == {(target, "refused")}
+    async with serving(always(http()), target.port):
+        await until(lambda: len(heard.read) >= 2)
+        await scraper.close()
+    assert set(heard.read) == {(target, METRICS)}
+
+
+async def test_slow_dead_and_garbage_servers_hurt_nobody_else(scraper: Scraper, heard: Heard) -> None:
+    async with (
+        serving(never) as slow,
+        serving(endless) as huge,
+        serving(always(http(b"garbage"))) as garbage,
+        serving(hang_up) as dead,
+        serving(always(http(BUSY_PAGE))) as well,
+    ):
+        target = well.target(names=VLLM)
+        others = [server.target(timeout_s=0.5) for server in (slow, huge, garbage, dead)]
+        await scraper.update([*others, target])
+        await until(lambda: len({of for of, *_ in heard.failed}) == 4 and len(heard.read) >= 20)
+        await scraper.close()
+    assert {(of, metrics.waiting) for of, metrics in heard.read} == {(target, 13)}
+    assert {of for of, *_ in heard.failed} == set(others)
+    assert heard.faults == []
+
+
+async def test_a_failing_endpoint_is_tried_less_often_up_to_a_bound(
+    scraper: Scraper, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(delay_s: float) -> None:
+        task = asyncio.current_task()
+        assert task
+        if task.get_name().startswith("scrape "):
+            pauses.append(delay_s)
+        await sleep(0)
+
+    async with serving(always(http(b"", "503 Unavailable"))) as server:
+        monkeypatch.setattr("extproc.scraper.asyncio.sleep", note)
+        await scraper.update([server.target(interval_s=0.5)])
+        await until(lambda: len(heard.failed) >= 1200)  # far enough for 2 ** n to overflow
+        server.respond = always(http())
+        await until(lambda: len(heard.read) >= 2)
+        server.respond = always(http(b"", "503 Unavailable"))
+        failures = len(heard.failed)
+        await until(lambda: len(heard.failed) >= failures + 2)
+        await scraper.close()
+    first, *failing = pauses[:1200]
+    assert first == 0
+    assert all(0.75 * most <= pause <= most for pause, most in zip(failing[:4], (1, 2, 4, 5), strict=True))
+    assert all(3.75 <= pause <= 5 for pause in failing[4:])
+    assert len(set(failing[4:])) > 100, "no jitter"
+    read = len(heard.read)
+    assert all(0 < pause <= 0.56 for pause in pauses[failures + 1 : failures + 1 + read])
+    assert 0.75 <= pauses[failures + 1 + read] <= 1, "a success does not end the back-off"
+
+
+async def test_update_starts_new_targets_keeps_unchanged_ones_and_ends_those_gone(
+    scraper: Scraper, heard: Heard
+) -> None:
+    async with serving(always(http())) as first, serving(always(http())) as second:
+        stays, goes = first.target(), second.target()
+        await scraper.update([stays, goes])
+        await until(lambda: heard.reads_of(stays) and heard.reads_of(goes))
+        [task] = [task for task in scrape_tasks() if task.get_name() == f"scrape {stays.address}"]
+
+        await scraper.update([first.target()])  # an equal one
+        reads = heard.reads_of(goes)
+        await until(lambda: heard.reads_of(stays) >= 10)
+        assert heard.reads_of(goes) == reads
+        assert not task.done()
+        assert scrape_tasks() == [task]
+        assert first.connections == 1
+
+        changed = first.target(path="/other")
+        await scraper.update([changed, second.target()])
+        await until(lambda: heard.reads_of(changed) and heard.reads_of(goes) > reads)
+        assert task.cancelled()
+    assert first.paths[-1] == "/other"
+
+
+async def test_a_target_that_goes_in_the_middle_of_a_scrape_is_not_heard_of_again(
+    scraper: Scraper, heard: Heard
+) -> None:
+    async with serving(never) as server:
+        await scraper.update([server.target(timeout_s=BOUND_S)])
+        await until(lambda: server.paths)
+        await scraper.update([])
+        assert not scrape_tasks()
+    assert heard.read == heard.failed == heard.faults == []
+
+
+async def test_the_same_target_twice_is_scraped_once(scraper: Scraper) -> None:
+    async with serving(always(http())) as server:
+        await scraper.update([server.target(), server.target()])
+        assert len(scrape_tasks()) == 1
+
+
+async def test_a_target_that_makes_no_url_changes_nothing(scraper: Scraper, heard: Heard) -> None:
+    async with serving(always(http())) as server:
+        target = server.target()
+        await scraper.update([target])
+        with pytest.raises(ValueError, match="Port out of range"):
+            await scraper.update([ScrapeTarget(address="x", host="::1", port=70_000)])
+        await until(lambda: len(heard.read) >= 2)
+
+
+async def test_close_ends_all_and_is_final(scraper: Scraper, heard: Heard) -> None:
+    async with serving(always(http())) as server:
+        await scraper.update([server.target()])
+        await until(lambda: heard.read)
+        await scraper.close()
+        await scraper.close()
+        with pytest.raises(RuntimeError, match="the scraper is closed"):
+            await scraper.update([server.target()])
+
+
+async def test_a_fault_of_the_listener_is_reported_once_and_scraping_goes_on(heard: Heard) -> None:
+    now = 0.0
+    scraper = Scraper(heard, heard.report_fault, clock=lambda: now)
+    heard.error = ZeroDivisionError("a bug")
+    async with serving(always(http())) as server:
+        target = server.target()
+        await scraper.update([target])
+        await until(lambda: len(heard.read) >= 5)
+        assert heard.faults == [(target, heard.error, 0)]
+        now = 61.0
+        await until(lambda: len(heard.faults) >= 2)
+        await scraper.close()
+    assert heard.faults[1][:2] == (target, heard.error)
+    assert heard.faults[1][2] >= 3
+
+
+async def test_a_report_that_fails_does_not_end_the_scraping(heard: Heard) -> None:
+    def report(_target: ScrapeTarget, error: Exception, _unreported: int) -> None:
+        raise error
+
+    scraper = Scraper(heard, report)
+    heard.error = ZeroDivisionError("a bug")
+    async with serving(always(http())) as server:
+        await scraper.update([server.target()])
+        await until(lambda: len(heard.read) >= 3)
+        await scraper.close()
+
+
+async def test_the_needed_metrics_are_selected_where_the_server_can(scraper: Scraper, heard: Heard) -> None:
+    async with serving(always(http())) as server:
+        await scraper.update([server.target(select=True)])
+        await until(lambda: len(heard.read) >= 3)
+        await scraper.close()
+    assert set(server.paths) == {SELECT_PATH}
+
+
+async def test_a_server_that_ignores_the_selection_sends_its_whole_page(
+    scraper: Scraper, heard: Heard
+) -> None:
+    async with serving(always(http(BUSY_PAGE))) as server:
+        await scraper.update([server.target(select=True, names=VLLM)])
+        await until(lambda: len(heard.read) >= 2)
+        await scraper.close()
+    assert {metrics.waiting for _, metrics in heard.read} == {13}
+    assert {path.partition("?")[0] for path in server.paths} == {"/metrics/"}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        http(b"", "404 Not Found"),
+        http(b"", "400 Bad Request"),
+        http(b"", "307 Temporary Redirect", "location: /metrics"),
+        http(b""),
+    ],
+    ids=["404", "400", "307", "nothing selected"],
+)
+async def test_a_server_that_cannot_select_is_asked_once_and_then_for_the_whole_page(
+    scraper: Scraper, heard: Heard, refusal: bytes
+) -> None:
+    async def respond(_server: ModelServer, path: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(refusal if "?" in path else http())
+
+    async with serving(respond) as server:
+        target = server.target(select=True)
+        await scraper.update([target])
+        await until(lambda: len(heard.read) >= 3)
+        await scraper.close()
+    assert server.paths[:4] == [SELECT_PATH, "/metrics", "/metrics", "/metrics"]
+    assert set(heard.read) == {(target, METRICS)}
+    assert heard.failed == []
+
+
+async def test_selection_is_not_given_up_for_a_server_that_has_no_page_at_all_yet(
+    scraper: Scraper, heard: Heard
+) -> None:
+    async with serving(always(http(b"", "404 Not Found"))) as server:
+        await scraper.update([server.target(select=True)])
+        await until(lambda: heard.failed)
+        server.respond = always(http())
+        await until(lambda: heard.read)
+        await scraper.close()
+    assert server.paths[:2] == [SELECT_PATH, "/metrics"]
+    assert server.paths[-1] == SELECT_PATH
+
+
+@pytest.mark.parametrize(
+    ("target", "url", "select_url"),
+    [
+        (
+            ScrapeTarget(address="a", host="10.0.0.1", port=8000, names=SHORT_NAMES),
+            "http://10.0.0.1:8000/metrics",
+            f"http://10.0.0.1:8000{SELECT_PATH}",
+        ),
+        (
+            ScrapeTarget(
+                address="a", host="fd00::1", port=8443, scheme="https", path="/m/", names=SHORT_NAMES
+            ),
+            "https://[fd00::1]:8443/m/",
+            f"https://[fd00::1]:8443{SELECT_PATH.replace('/metrics', '/m')}",
+        ),
+        (ScrapeTarget(address="a", host="::1", port=1, path="/m?x=1"), "http://[::1]:1/m?x=1", None),
+        (ScrapeTarget(address="a", host="::1", port=1, select=False), "http://[::1]:1/metrics", None),
+    ],
+)
+def test_urls(target: ScrapeTarget, url: str, select_url: str | None) -> None:
+    assert str(target.url()) == url
+    assert (str(target.select_url()) if target.select_url() else None) == select_url
+
+
+@given(st.floats(0, 1e6), st.floats(0.01, 60), st.floats(0, 1e4))
+def test_scrapes_keep_to_their_own_times_however_late_the_last_one_was(
+    first: float, interval_s: float, late_s: float
+) -> None:
+    now = first + late_s
+    pause_s = until_next(first, interval_s, now)
+    assert 0.1 * interval_s < pause_s <= 1.1 * interval_s * (1 + 1e-6)
+    beats = (now + pause_s - first) / interval_s
+    assert beats == pytest.approx(round(beats), abs=1e-4)
