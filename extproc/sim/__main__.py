@@ -1,0 +1,3 @@
+from extproc.sim.command import sim
+
+sim(prog_name="extproc sim")

@@ -1,0 +1,69 @@
+"""Runs an engine on the event loop's clock and tells each request of its tokens."""
+
+from __future__ import annotations
+
+import asyncio
+
+from extproc.sim.engine import Engine
+from extproc.sim.sequence import Finished, Request
+
+
+class Ticket:
+    """The client's end of one request."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        """Tokens so far, of a request with `stream`."""
+        self.finished = False
+        self._news = asyncio.Event()
+
+    async def news(self) -> None:
+        """Wait for more tokens or the end; what came meanwhile counts as news."""
+        await self._news.wait()
+        self._news.clear()
+
+    def tell(self, tokens: int, finished: bool) -> None:
+        self.tokens += tokens
+        self.finished = self.finished or finished
+        self._news.set()
+
+
+class Clockwork:
+    """Owns the engine's time: a timer for its next event, none while it is idle."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._tickets: dict[str, Ticket] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def submit(self, request: Request) -> Ticket:
+        """ValueError: the engine cannot take it."""
+        self._engine.submit(request, self._loop.time())
+        ticket = self._tickets[request.id] = Ticket()
+        self._set_timer()
+        return ticket
+
+    def release(self, request_id: str) -> None:
+        """The client is done with a request; what is left of it is aborted."""
+        if not self._tickets.pop(request_id).finished:
+            self._engine.abort(request_id, self._loop.time())
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self) -> None:
+        self.stop()
+        due = self._engine.next_event(self._loop.time())
+        if due is not None:
+            self._timer = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        for event in self._engine.advance(self._loop.time()):
+            ticket = self._tickets.get(event.id)
+            if ticket is not None:
+                finished = isinstance(event, Finished)
+                ticket.tell(tokens=0 if finished else 1, finished=finished)
+        self._set_timer()

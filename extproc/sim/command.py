@@ -1,0 +1,75 @@
+"""`extproc sim`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import click
+
+from extproc.sim.config import DEFAULT_GPU, DEFAULT_MODEL, SimConfig
+from extproc.sim.faults import METRICS_FAULTS, REQUEST_FAULTS, Faults
+from extproc.sim.profiles import PROFILES
+from extproc.sim.server import SimServer
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), required=True, help="0: any free port.")
+@click.option(
+    "--name", help="Sent as x-sim-server with every answer.  [default: sim-PORT, or sim with port 0]"
+)
+@click.option(
+    "--model", "models", multiple=True, default=(DEFAULT_MODEL,), show_default=True, help="Served name."
+)
+@click.option("--lora", "loras", multiple=True, help="Served LoRA adapter.")
+@click.option("--gpu", type=click.Choice(list(PROFILES)), default=DEFAULT_GPU, show_default=True)
+@click.option(
+    "--speed", type=float, default=1.0, show_default=True, help="How many times faster than the GPU."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="For the lengths of answers.")
+@click.option("--max-num-seqs", type=int, default=256, show_default=True, help="Requests in one batch.")
+@click.option("--num-blocks", type=int, help="KV-cache blocks of 16 tokens.  [default: what the GPU holds]")
+@click.option("--max-loras", type=int, default=1, show_default=True, help="Adapters in one batch.")
+@click.option(
+    "--max-model-len", type=int, default=32_768, show_default=True, help="Tokens of prompt and answer."
+)
+@click.option("--record-bodies", is_flag=True, help="Keep bodies up to 64 KiB for GET /sim/requests.")
+@click.option("--metrics-fault", default="ok", help=f"One of {', '.join(METRICS_FAULTS)}; slow:SECONDS.")
+@click.option(
+    "--request-fault",
+    default="ok",
+    help=f"One of {', '.join(REQUEST_FAULTS)}; refuse:SECONDS, reset-mid-stream:TOKENS.",
+)
+@click.option("--latency", type=float, default=0.0, help="Seconds added before each answer.")
+def sim(
+    metrics_fault: str, request_fault: str, latency: float, name: str | None, port: int, **options: object
+) -> None:
+    """A simulated vLLM server: OpenAI API with streaming, /metrics, /health, /v1/models.
+
+    \b
+    At run time:
+      GET, PUT /sim/faults       {"metrics": "slow:2", "requests": "503", "latency_s": 0.1}
+      GET, DELETE /sim/requests  the last 1000 requests seen
+    """
+    try:
+        faults = Faults(metrics=metrics_fault, requests=request_fault, latency_s=latency)
+        name = name or (f"sim-{port}" if port else "sim")
+        config = SimConfig(faults=faults, name=name, port=port, **options)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    asyncio.run(serve(config))
+
+
+async def serve(config: SimConfig) -> None:
+    """Until SIGTERM or SIGINT; then at once."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        async with SimServer(config) as server:
+            click.echo(f"listening on {server.url}")
+            await stopped.wait()
+    except OSError as error:
+        raise click.ClickException(f"{config.host}:{config.port}: {error.strerror}") from None
