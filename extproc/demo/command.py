@@ -1,0 +1,131 @@
+"""`extproc demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+
+import aiohttp
+import click
+from rich.console import Console
+from rich.text import Text
+
+from extproc.demo.plan import ALIAS
+from extproc.demo.process import StartError
+from extproc.demo.run import Demo, Options
+from extproc.demo.screen import Screen
+from extproc.demo.servers import SPEED, Servers
+
+INTERRUPTED = 130
+"""What a shell reports for a program that Ctrl-C ended."""
+
+
+@click.command()
+@click.option("--keep", is_flag=True, envvar="KEEP", help="Stay up at the end until Ctrl-C, to try by hand.")
+@click.option(
+    "--seconds", type=click.FloatRange(0.5, 600), default=12.0, show_default=True, help="Of mixed traffic."
+)
+@click.option(
+    "--burst", type=click.IntRange(1, 5000), default=200, show_default=True, help="Requests in the burst."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic.")
+def demo(keep: bool, seconds: float, burst: int, seed: int) -> None:
+    """A real Envoy, three simulated model servers, and extproc between them: see what goes where, and why.
+
+    Takes about a minute. Ends with status 1 if anything fails.
+    """
+    console = Console(highlight=False)
+    options = Options(mixed_s=seconds, burst_requests=burst, seed=seed)
+    try:
+        sys.exit(asyncio.run(_run(console, options, keep)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(INTERRUPTED)
+
+
+async def _run(console: Console, options: Options, keep: bool) -> int:
+    """The exit status."""
+    _end_on(signal.SIGTERM, signal.SIGHUP)
+    servers = Servers()
+    done = False
+    try:
+        await _start(console, servers)
+        _introduce(console, servers)
+        demonstration = Demo(servers, Screen(console, servers.pods), options)
+        await demonstration.run()
+        done = not demonstration.failed
+        if done:
+            await _say_goodbye(console, servers, keep)
+    except (StartError, aiohttp.ClientError) as error:
+        console.print(Text(f"\n The demo failed: {_reason(servers, error)}", style="red"))
+    finally:
+        await servers.stop()
+        if done:
+            servers.remove_files()
+        else:
+            console.print(f"\n Configs and logs: {servers.directory}")
+    return 0 if done else 1
+
+
+def _end_on(*signals: signal.Signals) -> None:
+    """They end the demo as Ctrl-C does, so that nothing is left running."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in signals:
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+async def _start(console: Console, servers: Servers) -> None:
+    what = "starting three model servers, extproc and Envoy …"
+    if console.is_terminal:
+        with console.status(what):
+            await servers.start()
+    else:
+        console.print(what)
+        await servers.start()
+
+
+def _reason(servers: Servers, error: Exception) -> str:
+    """A process that ended explains the connections that broke."""
+    try:
+        servers.check_running()
+    except StartError as cause:
+        return str(cause)
+    return str(error)
+
+
+def _introduce(console: Console, servers: Servers) -> None:
+    console.print(
+        Text("\n extproc", style="bold cyan"), "sends each LLM request to the pod that is best for it\n"
+    )
+    console.print(
+        "   client ──▶ Envoy ──▶ pod-1  qwq-32b\n"
+        "                │       pod-2  qwq-32b\n"
+        "                │       pod-3  qwq-32b, and qwq-32b-v2 as a canary\n"
+        "                ▼\n"
+        "             extproc   reads the request, says which pod\n"
+    )
+    note = f"Pods are simulated (vLLM on four A10), {SPEED:g} times as fast as real ones. All else is real."
+    console.print(Text(f"   {note}", style="dim"))
+
+
+async def _say_goodbye(console: Console, servers: Servers, keep: bool) -> None:
+    curl = f"""curl {servers.envoy.listen}/v1/chat/completions -d \\
+     '{{"model": "{ALIAS}", "messages": [{{"role": "user", "content": "Who are you?"}}], "max_tokens": 8}}'"""
+    console.print()
+    if not keep:
+        console.print(Text(" To try it by hand: make demo KEEP=1 (or extproc demo --keep), and then"))
+        console.print(Text(f"\n   {curl}\n"), soft_wrap=True)
+        return
+    console.print(Text(f" All of it stays up until Ctrl-C. Try:\n\n   {curl}\n"), soft_wrap=True)
+    for what, where in (
+        ("what extproc knows", f"{servers.service.http}/debug/state"),
+        ("its metrics", f"{servers.service.http}/metrics"),
+        ("its config (change a weight: it is read again)", servers.service.config_file),
+        ("its log, a line a request", servers.service.err),
+        ("Envoy's access log", servers.envoy.out),
+    ):
+        console.print(Text(f"   {what}: {where}"), soft_wrap=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
