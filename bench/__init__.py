@@ -1,0 +1,1 @@
+"""`make bench`: what a request costs here, as ratios taken in one run."""
