@@ -1,0 +1,61 @@
+# `make demo` and `make test` set everything up themselves: Python >= 3.11, make and a package index are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types imports unit e2e test-vllm bench run format build clean
+
+help:  ## This list
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## A virtual environment with everything in it (.venv)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("extproc needs Python >= 3.11; this is %s. Try: make PYTHON=python3.12" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV) (once; about a minute) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## A real Envoy, three simulated model servers and extproc between them (KEEP=1: stay up)
+	@$(BIN)/extproc demo $(if $(KEEP),--keep) $(ARGS)
+
+test: lint types imports unit e2e  ## Everything that must hold: lint, types, import layers, unit and end-to-end tests
+
+lint: $(READY)  ## Style and common mistakes (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+
+types: $(READY)  ## Types (mypy --strict)
+	$(BIN)/mypy
+
+imports: $(READY)  ## Import layers (import-linter)
+	$(BIN)/lint-imports --no-cache
+
+unit: $(READY)  ## Tests without Envoy
+	$(BIN)/pytest -m 'not envoy and not vllm' $(ARGS)
+
+e2e: $(READY)  ## Tests with a real Envoy
+	$(BIN)/pytest -m 'envoy and not vllm' $(ARGS)
+
+test-vllm: $(READY)  ## Three real vLLM servers behind a real Envoy (needs a vLLM: see README)
+	$(BIN)/pytest -m vllm -s $(ARGS)
+
+bench: $(READY)  ## Costs and latencies in ratios, from one run
+	@$(BIN)/python -m bench $(ARGS)
+
+run: $(READY)  ## The service with CONFIG=file
+	@$(BIN)/extproc serve --config $(or $(CONFIG),$(error say which file: make run CONFIG=file.yaml))
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+build: $(READY)  ## Wheel and sdist, in dist/
+	$(BIN)/python -m build --quiet --outdir dist
+
+clean:  ## Remove what was made, the virtual environment too
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
