@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 
 
 def split(address: str) -> tuple[str, int]:
-    """(ip, port) of an `ip:port` or `[ipv6]:port`; the ip in its canonical form without brackets.
+    """(ip, port) of an `ip:port` or `[ipv6]:port`; the ip as Envoy writes it, without brackets.
 
     Raises ValueError saying what is allowed: names are not, Envoy would not find them among its hosts.
     """
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     try:
-        ip = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        ip = _ip(host[1:-1] if bracketed else host)
         if not colon or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
             raise ValueError
-        if (ip.version == 6) is not bracketed:
+        if (":" in ip) is not bracketed:
             raise ValueError
     except ValueError:
-        raise ValueError(f"{address!r} is not IP:PORT ([IPv6]:PORT), with a port of 1..65535") from None
-    return str(ip), int(port)
+        shown = repr(address if len(address) <= 80 else address[:77] + "...")
+        raise ValueError(f"{shown} is not IP:PORT ([IPv6]:PORT), with a port of 1..65535") from None
+    return ip, int(port)
+
+
+def _ip(text: str) -> str:
+    """*text* as Envoy writes that address; raises ValueError.
+
+    Envoy compares text that inet_ntop made (`::ffff:1.2.3.4` where Python < 3.13 makes `::ffff:102:304`), and
+    knows no IPv6 zones.
+    """
+    ip = ipaddress.ip_address(text)
+    if "%" in text:
+        raise ValueError("an IPv6 zone")
+    return socket.inet_ntop(socket.AF_INET if ip.version == 4 else socket.AF_INET6, ip.packed)
 
 
 def join(ip: str, port: int) -> str:
@@ -40,7 +54,7 @@ def hint(item: str) -> str | None:
     except ValueError:
         pass
     try:
-        return str(ipaddress.ip_address(item.strip("[]")))
+        return _ip(item[1:-1] if item.startswith("[") and item.endswith("]") else item)
     except ValueError:
         return None
 

@@ -6,7 +6,7 @@ Everything here is synchronous; `server` does the I/O.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from time import perf_counter
 
 from . import intake, pin
@@ -53,6 +53,7 @@ class Exchange:
         "decision",
         "early",
         "fault",
+        "fault_text",
         "flight",
         "headers",
         "model",
@@ -82,12 +83,14 @@ class Exchange:
         self.subset: Subset = None
         """What a subset hint of Envoy's metadata allows."""
         self.settled = False
-        """The request was answered for: routed, refused, or let through on purpose."""
+        """The answer to the request has left: it was routed, refused, or answered by somebody else."""
         self.decision: Decision | None = None
         self.decided_in_s = 0.0
         self.rejection: Rejected | None = None
         self.fault: str | None = None
         """`protocol_error` or `internal_error`: what ended the stream out of turn."""
+        self.fault_text = ""
+        """What was wrong, where Envoy is to blame."""
         self.answer: Answered | None = None
         self.answered_at = 0.0
         self.flight: Flight | None = None
@@ -126,7 +129,7 @@ class Exchange:
             case RequestReady(_, body, last):
                 yield from self._take(last)
                 assert body is not None
-                self._route(body)
+                yield from self._route(body)
             case RequestTruncated():
                 raise intake.too_large(self.router.config.limits)
 
@@ -142,12 +145,13 @@ class Exchange:
                 yield from self._reader.feed(data)
 
     def _route_bodiless(self) -> None:
-        intake.check_bodiless(self.headers)
+        if self._mode is not BodyMode.NONE:  # there a body follows unseen
+            intake.check_bodiless(self.headers)
         self._decide(None)
         self._stream.route(self._mutation(None))
 
-    def _route(self, body: Sequence[bytes]) -> None:
-        found = self._found()
+    def _route(self, body: Sequence[bytes]) -> Iterator[None]:
+        found = yield from self._found()
         decision = self._decide(intake.model(self._reading, found) if found is not None else None)
         new_body = None
         if found is not None and decision.target_model is not None:
@@ -157,11 +161,11 @@ class Exchange:
         length = sum(map(len, new_body or ())) if buffered else None
         self._stream.route(self._mutation(length), new_body)
 
-    def _found(self) -> ModelFound | None:
+    def _found(self) -> Generator[None, None, ModelFound | None]:
         if self._reader is None:
             return None
         with _json_faults:
-            return self._reader.finish()
+            return (yield from self._reader.finish())
 
     def _decide(self, model: str | None) -> Decision:
         self.model = model
@@ -188,16 +192,22 @@ class Exchange:
 
     def reject(self, rejection: Rejected) -> None:
         """Refuse the request; nothing more is read of it."""
+        # The frames of its traceback hold the body, in a cycle that only the garbage collector would break.
+        rejection.__traceback__ = rejection.__context__ = None
         self.rejection = rejection
         reason = rejection.reason
         self._stream.respond(reason.status, rejection.headers(), rejection.body(), f"extproc_{reason.code}")
 
-    def sent(self) -> bool:
-        """The replies to what Envoy sent so far are on their way; whether the request is answered for."""
-        self.settled = self.decision is not None or self._stream.closed
-        if self.settled:
-            self._give_back()
-        return self.settled
+    @property
+    def undecided(self) -> bool:
+        """Nobody has answered for the request yet."""
+        return self.decision is None and self.answer is None and not self._stream.closed
+
+    def sent(self) -> None:
+        """The replies to what Envoy sent so far have left."""
+        self.settled = not self.undecided
+        if self.decision is not None:
+            self._let_go()
 
     def answered(self, answer: Answered) -> None:
         """Response headers came, of an endpoint or of Envoy itself."""
@@ -213,13 +223,14 @@ class Exchange:
     def close(self) -> float:
         """The stream ended, however it did; the seconds it lived."""
         now = self._clock()
-        self._give_back()
-        self._reader = None
+        self._let_go()
         if self.flight is not None:
             self.early = self.flight.end(now)
         return now - self.started_at
 
-    def _give_back(self) -> None:
+    def _let_go(self) -> None:
+        """Of the body: the answer to it may take an hour."""
+        self._reader = None
         self._budget.give_back(self._held_bytes)
         self._held_bytes = 0
 

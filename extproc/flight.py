@@ -21,14 +21,12 @@ EARLY_CLOSE_S = 0.01
 """A streamed answer that ends this soon after its headers did not end: Envoy closed the stream."""
 BAD_GATEWAY = frozenset((502, 503, 504))
 
-# Response code details of Envoy's own answers that no endpoint is to blame for.
-_NOT_ITS_FAULT = (
-    "overflow",
-    "no_healthy_upstream",
-    "cluster_not_found",
-    "route_not_found",
-    "direct_response",
-)
+VIA_UPSTREAM = "via_upstream"
+# Envoy's response code details (source/common/http and router) of an endpoint's own failures; any others are
+# Envoy's own doing (no route, no healthy host, rate limits, overload), or the client's.
+_SLOW = ("upstream_response_timeout", "upstream_per_try_timeout")
+_RESET = "upstream_reset"
+_ENVOYS_OWN_RESET = ("overflow", "local_reset")
 
 
 class Answered(Struct, frozen=True):
@@ -76,11 +74,10 @@ class Flight:
         endpoint = self.endpoint
         if endpoint is None:
             return
-        if answer.status in BAD_GATEWAY:
-            failure = _blame(answer)
-            if failure is not None:
-                self._fail(endpoint, failure, now)
-        elif answer.status != 500:
+        failure = _blame(answer)
+        if failure is not None:
+            self._fail(endpoint, failure, now)
+        elif _is_success(answer):
             endpoint.health.succeeded()
 
     def _serve(self, address: str, now: float) -> None:
@@ -119,10 +116,18 @@ class Flight:
 
 
 def _blame(answer: Answered) -> Failure | None:
-    """What a 502, 503 or 504 says of the endpoint; None: nothing."""
+    """What the answer says against the endpoint; None: nothing."""
     details = answer.details
-    if not details or details.startswith("via_upstream"):
-        return Failure.ANSWERED
-    if any(word in details for word in _NOT_ITS_FAULT):
+    if answer.status not in BAD_GATEWAY:
         return None
-    return Failure.ANSWERED if "timeout" in details else Failure.UNREACHABLE
+    if not details or details.startswith((VIA_UPSTREAM, *_SLOW)):
+        return Failure.ANSWERED
+    if details.startswith(_RESET) and not any(own in details for own in _ENVOYS_OWN_RESET):
+        return Failure.UNREACHABLE
+    return None
+
+
+def _is_success(answer: Answered) -> bool:
+    """Whether the endpoint itself answered, other than with what might be a fault of its own."""
+    by_endpoint = not answer.details or answer.details.startswith(VIA_UPSTREAM)
+    return by_endpoint and answer.status >= 100 and answer.status not in (500, *BAD_GATEWAY)

@@ -31,10 +31,12 @@ class Failure(enum.Enum):
 class Health:
     """Consecutive failures of one endpoint, and until when it is set aside."""
 
-    __slots__ = ("cause", "failures", "pauses", "set_aside_until")
+    __slots__ = ("cause", "failures", "pauses", "refused_scrapes", "set_aside_until")
 
     def __init__(self) -> None:
         self.failures = 0
+        """Of requests, in a row."""
+        self.refused_scrapes = 0
         """In a row."""
         self.pauses = 0
         """In a row without a success between them; decides how long the next is."""
@@ -47,19 +49,24 @@ class Health:
 
     def succeeded(self) -> None:
         """It served a request."""
-        self.failures = self.pauses = 0
+        self.failures = self.refused_scrapes = self.pauses = 0
         self.cause = None
         self.set_aside_until = float("-inf")
 
     def reachable(self) -> None:
         """A scrape was answered: ends a pause that a scrape began (requests may fail all the same)."""
+        self.refused_scrapes = 0
         if self.cause is Failure.SCRAPE_REFUSED:
             self.succeeded()
 
-    def failed(self, now: float) -> bool:
+    def failed(self, now: float, cause: Failure) -> bool:
         """Count a failure; True where it is one too many.  After a pause, the first one is."""
-        self.failures += 1
-        return not self.is_set_aside(now) and (self.failures >= FAILURES or self.pauses > 0)
+        if cause is Failure.SCRAPE_REFUSED:
+            self.refused_scrapes += 1
+        else:
+            self.failures += 1
+        enough = max(self.failures, self.refused_scrapes) >= FAILURES or self.pauses > 0
+        return enough and not self.is_set_aside(now)
 
     def set_aside(self, now: float, cause: Failure) -> float:
         """Send nothing there for a while; the length of the pause in seconds."""

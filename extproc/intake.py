@@ -10,6 +10,7 @@ import msgspec
 from .config.schema import Config, Limits
 from .errors import Reason, Rejected
 from .jsonscan import ModelFound
+from .model_name import is_usable
 from .protocol.messages import BodyMode, Headers
 from .request import Api, api_of, bare_path
 from .router import Router, unusable_model
@@ -38,10 +39,8 @@ def reading(headers: Headers, mode: BodyMode, limits: Limits) -> Reading:
     if length.isdecimal() and (len(length) > 19 or int(length) > limits.max_body_bytes):
         raise too_large(limits)
     kind = _kind(headers)
-    if (
-        kind is not Reading.OPAQUE
-        and headers.get("content-encoding", "identity").strip().lower() != "identity"
-    ):
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if kind is not Reading.OPAQUE and encoding not in ("", "identity"):
         raise Rejected(
             Reason.UNSUPPORTED_ENCODING, "The body's content-encoding cannot be read; send it plain."
         )
@@ -100,6 +99,8 @@ def list_models(router: Router, name: str) -> bytes:
     }
     if not name:
         return msgspec.json.encode({"object": "list", "data": list(models.values())})
+    if not is_usable(name):
+        raise unusable_model()
     if name not in models:
         raise Rejected(Reason.MODEL_NOT_FOUND, f"The model `{name}` does not exist.", param="model")
     return msgspec.json.encode(models[name])

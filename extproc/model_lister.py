@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import aiohttp
 import msgspec
-from yarl import URL
 
 from .endpoint import Endpoint
-from .http_get import GetError, PageClient
 from .model_name import is_usable
 
 INTERVAL_S = 10.0
@@ -39,17 +38,15 @@ class ModelLister:
 
     async def run(self) -> None:
         """Until cancelled."""
-        client = PageClient(MAX_PAGE_BYTES)
-        try:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as client:
             pause_s = FIRST_INTERVAL_S
             while True:
                 complete = await self._ask_all(client)
                 pause_s = INTERVAL_S if complete else min(2 * pause_s, INTERVAL_S)
                 await asyncio.sleep(pause_s)
-        finally:
-            await client.close()
 
-    async def _ask_all(self, client: PageClient) -> bool:
+    async def _ask_all(self, client: aiohttp.ClientSession) -> bool:
         """Whether every endpoint has answered by now."""
         endpoints = list(self._endpoints())
         slots = asyncio.Semaphore(AT_ONCE)
@@ -59,13 +56,23 @@ class ModelLister:
         return all(endpoint.models for endpoint in endpoints)
 
 
-async def _ask(client: PageClient, endpoint: Endpoint, slots: asyncio.Semaphore) -> None:
+async def _ask(client: aiohttp.ClientSession, endpoint: Endpoint, slots: asyncio.Semaphore) -> None:
     """What it listed last stays where it does not answer."""
     async with slots:
-        url = URL(f"http://{endpoint.address}/v1/models")
         try:
-            page = await client.get(url, timeout_s=TIMEOUT_S, headers={}, verify=True)
+            page = await _page(client, f"http://{endpoint.address}/v1/models")
             models = msgspec.json.decode(page, type=_Models)
-        except (GetError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError):
             return
         endpoint.models = tuple(model.id for model in models.data if is_usable(model.id))
+
+
+async def _page(client: aiohttp.ClientSession, url: str) -> bytes:
+    """Raises ValueError for a page that is too long."""
+    async with client.get(url, allow_redirects=False, raise_for_status=True) as answer:
+        page = b""
+        async for chunk in answer.content.iter_chunked(MAX_PAGE_BYTES):
+            page += chunk
+            if len(page) > MAX_PAGE_BYTES:
+                raise ValueError("the list of models is too long")
+        return page

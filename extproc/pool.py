@@ -56,7 +56,7 @@ class Pool:
 
     def failed(self, endpoint: Endpoint, failure: Failure, now: float) -> float | None:
         """Note a failure; the pause in seconds where *endpoint* is set aside for it, else None."""
-        if not endpoint.health.failed(now):
+        if not endpoint.health.failed(now, failure):
             return None
         aside = sum(e.health.is_set_aside(now) for e in self.endpoints)
         total = len(self.endpoints)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import functools
+from collections.abc import Mapping
 
 from msgspec import Struct
 
-from .protocol.messages import Headers
+Headers = Mapping[str, str]
+"""Lower-case names to values."""
 
 
 class Api(enum.Enum):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from . import address as addresses
 from .config.schema import Config, PoolConfig
 from .fleet import Fleet
-from .http_get import Failure
+from .http_response import Failure
 from .logs import Logger
 from .metrics import Metrics
 from .scraper import ScrapeTarget

@@ -56,11 +56,11 @@ class ExternalProcessor:
         self._clock = clock
         self._rng = rng
         self._budget = BodyBudget()
-        self._undecided: dict[asyncio.Task[Any], Exchange] = {}
+        self._exchanges: dict[asyncio.Task[Any], Exchange] = {}
         self._shutting_down = False
+        self.open_streams = 0
         telemetry.metrics.streams.set_function(lambda: self.open_streams)
         telemetry.metrics.buffered.set_function(lambda: self._budget.held_bytes)
-        self.open_streams = 0
 
     def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """For `server.add_generic_rpc_handlers`; messages stay bytes, `codec` reads them."""
@@ -70,8 +70,9 @@ class ExternalProcessor:
     def refuse_undecided(self) -> None:
         """The drain is over: requests that are still not decided get 503 instead of a broken stream."""
         self._shutting_down = True
-        for task in list(self._undecided):
-            task.cancel()
+        for task, exchange in self._exchanges.items():
+            if exchange.undecided:
+                task.cancel()
 
     async def process(self, _: object, context: Context) -> None:
         """One stream, which is one HTTP request."""
@@ -89,10 +90,15 @@ class ExternalProcessor:
         try:
             message = codec.parse(first)
             conversation = self._begin(context, message)
-            await conversation.run(message)
+            running = conversation.run(message)
+            del first, message  # the stream may live for an hour
+            await running
         except ProtocolError as error:
-            if conversation is not None:
+            if conversation is None:
+                self._telemetry.unreadable(error)
+            else:
                 conversation.exchange.fault = "protocol_error"
+                conversation.exchange.fault_text = str(error)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             if conversation is not None:
@@ -112,21 +118,17 @@ class ExternalProcessor:
         )
         task = asyncio.current_task()
         assert task is not None
-        self._undecided[task] = exchange
+        self._exchanges[task] = exchange
         return _Conversation(context, stream, exchange, task, self)
 
     def _end(self, conversation: _Conversation) -> None:
-        self._undecided.pop(conversation.task, None)
+        del self._exchanges[conversation.task]
         lived_s = conversation.exchange.close()
         self._telemetry.ended(conversation.exchange, lived_s)
 
-    def decided(self, task: asyncio.Task[Any]) -> None:
-        """The request of *task* was answered for."""
-        self._undecided.pop(task, None)
-
-    def is_refusing(self, task: asyncio.Task[Any]) -> bool:
-        """Whether *task* was cancelled by us, to refuse its request."""
-        return self._shutting_down and task in self._undecided
+    def is_refusing(self, exchange: Exchange) -> bool:
+        """Whether the task of *exchange* was cancelled by us, to refuse its request."""
+        return self._shutting_down and exchange.undecided
 
     def report_bug(self, error: Exception) -> None:
         self._telemetry.metrics.internal_errors.inc()
@@ -152,15 +154,15 @@ class _Conversation:
 
     async def run(self, first: codec.Request) -> None:
         """Until Envoy ends the stream, or we do.  Raises ProtocolError."""
-        message: codec.Request | None = first
         try:
-            while message is not None:
-                await self._step(message)
-                message = None if self._stream.finished else await self._read()
+            await self._step(first)
+            del first  # the stream may live for an hour
+            while not self._stream.finished and await self._next():
+                pass
         except PeerGone:
             return
         except asyncio.CancelledError:
-            if not self._owner.is_refusing(self.task):
+            if not self._owner.is_refusing(self.exchange):
                 raise
             self.task.uncancel()
             await self._refuse(Rejected(Reason.SHUTTING_DOWN, "The router is shutting down."))
@@ -173,6 +175,16 @@ class _Conversation:
             # request through unrouted.
             if not self.exchange.settled:
                 await self._refuse(Rejected(Reason.INTERNAL_ERROR, "The router failed on this request."))
+
+    async def _next(self) -> bool:
+        """Handle what Envoy sends next; False where it ends the stream.
+
+        Nothing of it stays referenced: a body may be 32 MiB, and the message after it minutes away.
+        """
+        message = await self._read()
+        if message is not None:
+            await self._step(message)
+        return message is not None
 
     async def _step(self, message: codec.Request) -> None:
         event = self._stream.receive(codec.decode(message))
@@ -200,8 +212,7 @@ class _Conversation:
     async def _reply(self) -> None:
         for reply in self._stream.replies():
             await self._write(codec.encode(reply))
-        if not self.exchange.settled and self.exchange.sent():
-            self._owner.decided(self.task)
+        self.exchange.sent()
 
     async def _refuse(self, rejection: Rejected) -> None:
         self.exchange.reject(rejection)
@@ -211,13 +222,16 @@ class _Conversation:
             return
 
     async def _read(self) -> codec.Request | None:
-        data = await self._context.read()
+        try:
+            data = await self._context.read()
+        except aio.BaseError as error:
+            raise PeerGone from error
         return None if data is EOF else codec.parse(data)
 
     async def _write(self, data: bytes) -> None:
         try:
             await self._context.write(data)
-        except aio.UsageError as error:
+        except aio.BaseError as error:  # what grpc raises where Envoy, or our own server, is gone
             raise PeerGone from error
 
 

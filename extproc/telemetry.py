@@ -12,6 +12,7 @@ from .health import Failure
 from .logs import Logger
 from .metrics import Metrics
 from .pool import Pool
+from .protocol.messages import ProtocolError
 from .request import bare_path
 from .router import Decision
 
@@ -50,6 +51,11 @@ class Telemetry:
             if decision.target_fallback:
                 self.metrics.target_fallbacks.labels(series.names[0], series.names[2]).inc()
         self.log.info("request", **_facts(exchange, lived_s))
+
+    def unreadable(self, error: ProtocolError) -> None:
+        """A stream began with something that is no ext_proc message."""
+        self.metrics.requests.labels("none", "none", "none", "protocol_error").inc()
+        self.log.info("request", outcome="protocol_error", message=str(error))
 
     def _series(self, exchange: Exchange) -> _Series:
         decision, router = exchange.decision, exchange.router
@@ -111,6 +117,8 @@ def _facts(exchange: Exchange, lived_s: float) -> dict[str, Any]:
     if exchange.decision is not None:
         facts |= _decision(exchange.decision)
         facts["decision_us"] = round(exchange.decided_in_s * 1e6, 1)
+    if exchange.fault_text:
+        facts["message"] = exchange.fault_text
     if exchange.rejection is not None:
         facts["status"], facts["message"] = exchange.rejection.reason.status, exchange.rejection.message
     if exchange.answer is not None:

@@ -46,15 +46,15 @@ def _reference(path: str, name: str, known: list[str]) -> Iterator[Fault]:
 def _endpoints(pool: PoolConfig, path: str) -> Iterator[Fault]:
     seen: dict[str, int] = {}
     for index, member in enumerate(pool.members()):
+        short = isinstance(pool.endpoints[index], str)
+        where = f"{path}.endpoints[{index}]" + ("" if short else ".address")
         try:
             address = addresses.normalise(member.address)
         except ValueError as error:
-            yield Fault(f"{path}.endpoints[{index}].address", str(error))
+            yield Fault(where, str(error))
             continue
         if address in seen:
-            yield Fault(
-                f"{path}.endpoints[{index}].address", f"{address} is endpoint {seen[address]} already"
-            )
+            yield Fault(where, f"{address} is there already, at {path}.endpoints[{seen[address]}]")
         seen.setdefault(address, index)
 
 

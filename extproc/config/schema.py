@@ -17,12 +17,12 @@ from ..scheduling.profile import DEFAULT, Profile, default_profile
 Name = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$",
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\Z",
         max_length=253,
         description="1..253 letters, digits, '.', '_' and '-', with a letter or digit at both ends",
     ),
 ]
-"""A pool's or profile's name: it becomes a header value and a metric label."""
+"""A pool's name: it becomes a header value and a metric label."""
 Count = Annotated[int, Meta(ge=0, le=16)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -30,7 +30,7 @@ Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 HeaderName = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z",
         max_length=256,
         description="a header name (RFC 9110 token of 1..256 characters)",
     ),
@@ -63,7 +63,7 @@ class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     engine: Literal["vllm", "none"] = "vllm"
     """Whose metric names to read; `none`: the endpoints have no metrics page."""
     path: Annotated[
-        str, Meta(pattern=r"^/[!-~]*$", max_length=2048, description="a path that begins with '/'")
+        str, Meta(pattern=r"^/[!-~]*\Z", max_length=2048, description="a path that begins with '/'")
     ] = "/metrics"
     port: Port | None = None
     """Another port than the endpoint's."""
@@ -110,7 +110,7 @@ class Sticky(Struct, frozen=True, forbid_unknown_fields=True):
     header: HeaderName
 
 
-ModelName = Annotated[str, Meta(min_length=1)]
+ModelName = Annotated[str, Meta(min_length=1, description="a model name of 1..256 bytes")]
 
 
 class TargetConfig(Target, frozen=True, forbid_unknown_fields=True):
@@ -118,7 +118,6 @@ class TargetConfig(Target, frozen=True, forbid_unknown_fields=True):
 
     model: ModelName
     weight: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
-    labels: dict[str, str] = {}
 
 
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,13 +1,15 @@
 """Every fault in the shape of a value against the schema's types, each with its path.
 
 msgspec stops at the first fault and does not say which keys are allowed; an operator wants all of them at once.
-Only structure (structs, lists, unions of structs) is walked here; leaves are left to msgspec.
+Only structure (structs, lists, mappings, unions of structs) is walked here; leaves are left to msgspec.
 """
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import enum
+import re
 import types
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -24,23 +26,34 @@ def faults(value: object, kind: Any, path: str = "$") -> Iterator[Fault]:
     bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     members = _members(bare)
     structs = [member for member in members if isinstance(member, type) and issubclass(member, Struct)]
+    item_kind = _item_kind(value, members)
     if structs and isinstance(value, Mapping):
         yield from _struct_faults(value, structs, path)
     elif structs and len(structs) == len(members):
-        yield Fault(path, f"expected a mapping, got {_kind_of(value)}")
-    elif get_origin(bare) is list and isinstance(value, list):
-        yield from _own_fault([], kind, path) if not value else ()
-        for index, item in enumerate(value):
-            yield from faults(item, get_args(bare)[0], f"{path}[{index}]")
-    elif any(get_origin(member) is list for member in members) and isinstance(value, list):
-        yield from faults(value, next(m for m in members if get_origin(m) is list), path)
-    else:
+        yield Fault(path, f"expected a mapping, got {_shown(value)}")
+    elif item_kind is None or not value:
         yield from _own_fault(value, kind, path)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _own_fault(key, str, f"{path}{_step(key)}")
+            yield from faults(item, item_kind, f"{path}{_step(key)}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from faults(item, item_kind, f"{path}[{index}]")
 
 
 def _members(kind: Any) -> list[Any]:
     union = get_origin(kind) in (types.UnionType, Union)
     return [m for m in get_args(kind) if m is not UnsetType] if union else [kind]
+
+
+def _item_kind(value: object, members: list[Any]) -> Any:
+    """What the items of *value* must be, where it is a list or mapping and may be one; else None."""
+    for member in members:
+        origin = get_origin(member)
+        if origin in (list, dict) and isinstance(value, origin):
+            return get_args(member)[-1]
+    return None
 
 
 def _struct_faults(value: Mapping[Any, Any], structs: list[type[Struct]], path: str) -> Iterator[Fault]:
@@ -54,17 +67,18 @@ def _struct_faults(value: Mapping[Any, Any], structs: list[type[Struct]], path: 
     if not isinstance(tag, str):
         yield Fault(f"{path}.{tag_field}", f"missing or no string; allowed: {allowed}")
     elif tag not in tags:
-        yield Fault(f"{path}.{tag_field}", f"{tag!r} is unknown{_near(tag, tags)}; allowed: {allowed}")
+        yield Fault(f"{path}.{tag_field}", f"{_shown(tag)} is unknown{_near(tag, tags)}; allowed: {allowed}")
     else:
-        yield from _field_faults({k: v for k, v in value.items() if k != tag_field}, tags[tag], path)
+        yield from _field_faults(value, tags[tag], path)
 
 
 def _field_faults(value: Mapping[Any, Any], struct: type[Struct], path: str) -> Iterator[Fault]:
     known = {field.encode_name: field for field in fields(struct)}
+    tag_field = struct.__struct_config__.tag_field
     for key in value:
-        if key not in known:
-            allowed = ", ".join(known) or "none"
-            yield Fault(f"{path}.{key}", f"unknown key{_near(str(key), known)}; allowed: {allowed}")
+        if key not in known and key != tag_field:
+            allowed = ", ".join(filter(None, [tag_field, *known]))
+            yield Fault(path + _step(key), f"unknown key{_near(str(key), known)}; allowed: {allowed}")
     for name, field in known.items():
         if name in value:
             yield from faults(value[name], field.type, f"{path}.{name}")
@@ -73,40 +87,81 @@ def _field_faults(value: Mapping[Any, Any], struct: type[Struct], path: str) -> 
 
 
 def _own_fault(value: object, kind: Any, path: str) -> Iterator[Fault]:
+    if isinstance(value, str) and _SURROGATE.search(value):
+        yield Fault(path, f"expected text, got a lone surrogate in {_shown(value)}")
+        return
     try:
         msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        text, _, inner = str(error).partition(" - at `")
-        suffix = inner.removesuffix("`").removeprefix("$") if inner else ""
-        allowed = _allowed(kind)
-        if allowed and not suffix:
-            yield Fault(path, f"expected {allowed}, got {_shown(value)}")
-            return
-        got = "" if ", got" in text or isinstance(value, Mapping | list) else f", got {_shown(value)}"
-        yield Fault(path + suffix, text[:1].lower() + text[1:] + got)
+    except msgspec.ValidationError:
+        hint = "; put it in quotes" if str in _members(kind) and isinstance(value, _SCALARS) else ""
+        yield Fault(path, f"expected {_allowed(kind)}, got {_shown(value)}{hint}")
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""YAML's escapes can write one; it fits into no header, metric or JSON answer."""
+_SCALARS = (bool, int, float, datetime.date)
+"""What YAML makes of an unquoted `yes`, `1`, `1.10` or `2026-01-31`."""
+_NAMES: dict[Any, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    type(None): "nothing",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 def _allowed(kind: Any) -> str:
-    """What a leaf may be, where its type says so better than msgspec's error; else ""."""
-    for member in _members(kind):
-        if get_origin(member) is Annotated:
-            texts = [meta.description for meta in get_args(member)[1:] if isinstance(meta, msgspec.Meta)]
-            if texts and texts[0]:
-                return texts[0]
-        if get_origin(member) is Literal:
-            return "one of " + ", ".join(map(str, get_args(member)))
-        if isinstance(member, type) and issubclass(member, enum.Enum):
-            return "one of " + ", ".join(str(item.value) for item in member)
-    return ""
+    """What a value of type *kind* may be, in the words of those who write YAML."""
+    return " or ".join(_allowed_member(member) for member in _members(kind))
+
+
+def _allowed_member(kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        bare, *metas = get_args(kind)
+        return next((meta.description for meta in metas if meta.description), None) or " ".join(
+            [_allowed(bare), *(limit for meta in metas for limit in _limits(meta))]
+        )
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return "one of " + ", ".join(str(item.value) for item in kind)
+    return _NAMES.get(get_origin(kind) or kind, "a mapping")
+
+
+def _limits(meta: msgspec.Meta) -> Iterator[str]:
+    if meta.gt is not None:
+        yield f"above {meta.gt}"
+    if meta.ge is not None:
+        yield f"from {meta.ge}"
+    if meta.le is not None:
+        yield f"up to {meta.le}"
+    if meta.min_length is not None:
+        yield f"of at least {meta.min_length}"
 
 
 def _shown(value: object) -> str:
+    """*value* as a message can quote it: on one line, and short whatever it holds."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case int() if value.bit_length() > 256:  # of some, Python refuses to make a decimal
+            return "a huge integer"
+        case list():
+            return "a list" if value else "an empty list"
+        case Mapping():
+            return "a mapping"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _kind_of(value: object) -> str:
-    return {list: "a list", str: "a string", type(None): "nothing"}.get(type(value), _shown(value))
+def _step(key: object) -> str:
+    """One step of a path; a key that is no plain word is quoted, so that a fault stays on its line."""
+    text = str(key)
+    return f".{text}" if re.fullmatch(r"[\w./-]{1,80}", text) else f"[{_shown(text)}]"
 
 
 def _near(word: str, known: Mapping[Any, object]) -> str:

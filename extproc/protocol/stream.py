@@ -78,6 +78,7 @@ REQUEST_STEPS: Steps = {
 RESPONSE_STEPS: Steps = {
     (Half.IDLE, ResponseHeaders, False): Half.BODY,
     (Half.IDLE, ResponseHeaders, True): Half.DONE,
+    (Half.IDLE, ResponseTrailers, True): Half.DONE,  # response headers SKIP, trailers SEND
     (Half.BODY, ResponseBody, False): Half.BODY,
     (Half.BODY, ResponseBody, True): Half.DONE,
     (Half.BODY, ResponseTrailers, True): Half.DONE,
@@ -128,7 +129,7 @@ class ExtProcStream:
             case RequestBody(data, end):
                 return self._request_body(data, end)
             case RequestTrailers():
-                return self._request_trailers()
+                return self._request_trailers(message)
             case ResponseHeaders(headers, end):
                 self._replies.append(HeadersReply(Phase.RESPONSE))
                 return ResponseStarted(headers, end)
@@ -147,19 +148,23 @@ class ExtProcStream:
         if after is None:
             if not self.closed and half is Half.DONE and self._is_second_end(message):
                 return False
-            was, self.closed = ("CLOSED" if self.closed else half.name), True
-            raise ProtocolError(f"{kind.__name__} while {was}")
+            raise self._impossible(message, half)
         if is_request:
             self.request = after
         else:
             self.response = after
         return True
 
+    def _impossible(self, message: Message, half: Half) -> ProtocolError:
+        was, self.closed = ("CLOSED" if self.closed else half.name), True
+        return ProtocolError(f"{type(message).__name__} while {was}")
+
     def _is_second_end(self, message: Message) -> bool:
         """Envoy 1.35+ may repeat the last piece of a big full-duplex body (envoyproxy/envoy#46237)."""
         match message:
             case RequestBody(_, True):
-                return self._request_mode is BodyMode.FULL_DUPLEX_STREAMED and not self._bodiless
+                had_body = self._upgrade or not self._bodiless
+                return self._request_mode is BodyMode.FULL_DUPLEX_STREAMED and had_body
             case ResponseBody(_, True):
                 return self._response_mode is BodyMode.FULL_DUPLEX_STREAMED
             case _:
@@ -187,10 +192,13 @@ class ExtProcStream:
             self.request = Half.WHOLE  # one message is the whole body, even where trailers follow
         return self._ready(data) if self.request is Half.WHOLE else RequestChunk(data)
 
-    def _request_trailers(self) -> Event | None:
+    def _request_trailers(self, message: RequestTrailers) -> Event | None:
         if self.request is Half.DONE:
             self._replies.append(TrailersReply(Phase.REQUEST))
             return None
+        if self._request_mode in WHOLE_AT_ONCE:
+            # Envoy sends even an empty body before them; the answer to trailers could not pin the request.
+            raise self._impossible(message, Half.BODY)
         self._trailers = True
         return self._ready()
 
