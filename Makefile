@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+VLLM   ?= .vllm
 READY  := $(VENV)/.installed
 ARGS   ?=
 
@@ -42,7 +43,8 @@ e2e: $(READY)  ## Tests with a real Envoy
 	$(BIN)/pytest -m 'envoy and not vllm' $(ARGS)
 
 test-vllm: $(READY)  ## Three real vLLM servers behind a real Envoy (needs a vLLM: see README)
-	$(BIN)/pytest -m vllm -s $(ARGS)
+	$(PYTHON) tests/vllm/real_vllm.py install $(VLLM)
+	EXTPROC_VLLM=$(VLLM) $(BIN)/pytest -m vllm tests/vllm -s $(ARGS)
 
 bench: $(READY)  ## Costs and latencies in ratios, from one run
 	@$(BIN)/python -m bench $(ARGS)
