@@ -79,8 +79,8 @@ class SimServer:
     ) -> None:
         await self._stop_reopening()
         self._clockwork.stop()
+        await self._listener.close()
         await self._runner.cleanup()
-        self._listener.close()
 
     async def set_faults(self, faults: Faults) -> None:
         """Misbehave like this from now on."""
