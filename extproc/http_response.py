@@ -1,6 +1,7 @@
 """Reads one HTTP/1.1 response to a GET from whatever pieces it comes in; no I/O.
 
-RFC 9112, as far as a metrics page needs it: a length, chunks, or everything up to the end of the connection.
+RFC 9112, as far as a metrics page needs it: a length, chunks, or everything up to the end of the connection;
+any status other than 200 is a failure, interim ones too (no server sends them for such a request).
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ MAX_HEAD_BYTES = 16 * 1024
 
 MAX_CHUNK_LINE_BYTES = 256
 """A chunk's size and its extensions, which nobody sends."""
+
+MAX_CHUNKS = 4096
+"""Of one page: servers send kilobytes at a time, and a page of one-byte chunks would stall the event loop."""
 
 MAX_TRAILER_BYTES = MAX_HEAD_BYTES
 
@@ -50,6 +54,7 @@ class Response:
         self._have = 0
         self._step = self._head
         self._left = 0
+        self._chunks = 0
         self.started = False
         """Whether anything has come."""
 
@@ -88,8 +93,6 @@ class Response:
         if not found:
             raise invalid("no status line")
         status = int(found[2])
-        if 100 <= status < 200 and status != 101:
-            return True  # an interim response; the real one follows
         if status != 200:
             raise GetError("http_status", f"HTTP {status}", status)
         self._frame(_headers(lines), minor=found[1])
@@ -133,6 +136,9 @@ class Response:
         found = _CHUNK_SIZE.fullmatch(line)
         if not found:
             raise invalid("no chunk size")
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS:
+            raise invalid(f"over {MAX_CHUNKS} chunks")
         self._left = int(found[1], 16)
         self._limit(self._left)
         self._step = self._chunk if self._left else self._trailer

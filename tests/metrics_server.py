@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from extproc.http_get import Failure
+from extproc.http_response import Failure
 from extproc.scraper import Scraper, ScrapeTarget
 from extproc.vllm import EngineMetrics, MetricNames
 
@@ -68,10 +68,12 @@ class ModelServer:
         self.paths: list[str] = []
         self.heads: list[str] = []
         self.connections = 0
+        self.open = 0
         self.port = 0
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         try:
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -81,6 +83,7 @@ class ModelServer:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self.open -= 1
             writer.close()
 
     def target(self, **fields: Any) -> ScrapeTarget:

@@ -30,7 +30,7 @@ from metrics_server import (
     until,
 )
 
-from extproc.http_get import Failure
+from extproc.http_response import MAX_HEAD_BYTES, Failure
 from extproc.scraper import MAX_PAGE_BYTES, Scraper
 
 
@@ -72,6 +72,22 @@ async def test_a_connection_that_the_server_closes_between_two_scrapes_is_no_fai
     assert server.connections >= 3
 
 
+async def test_a_request_that_meets_the_closing_of_its_connection_is_sent_again(
+    scraper: Scraper, heard: Heard
+) -> None:
+    async def answer_once(server: ModelServer, _path: str, writer: asyncio.StreamWriter) -> None:
+        if len(server.paths) % 2:
+            writer.write(http())
+        else:
+            writer.close()
+
+    async with serving(answer_once) as server:
+        await scraper.update([server.target()])
+        await until(lambda: len(heard.read) >= 2)
+        await scraper.close()
+    assert heard.failed == []
+
+
 async def test_a_chunked_page_is_read(scraper: Scraper, heard: Heard) -> None:
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (PAGE[:7], PAGE[7:40], PAGE[40:]))
     answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
@@ -84,6 +100,7 @@ async def test_a_chunked_page_is_read(scraper: Scraper, heard: Heard) -> None:
     assert server.connections == 1
 
 
+HEAD = f"not HTTP: no end of the headers within {MAX_HEAD_BYTES} bytes"
 LARGE = f"the page is larger than {MAX_PAGE_BYTES} bytes"
 
 
@@ -95,21 +112,33 @@ LARGE = f"the page is larger than {MAX_PAGE_BYTES} bytes"
         (always(http(PAGE, "404 Not Found")), "http_status", "HTTP 404"),
         (always(http(b"<html>")), "invalid", "vllm:num_requests_waiting is missing, or too large"),
         (always(http(b"\0\xff" * 1000)), "invalid", "vllm:num_requests_waiting is missing, or too large"),
-        (always(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "invalid", None),
-        (always(b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"), "invalid", None),
-        (always(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"), "invalid", None),
-        (always(b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 100_000 + b"\r\n\r\n"), "invalid", None),
+        (always(b"SSH-2.0-OpenSSH_9.6\r\n"), "invalid", "not HTTP: no status line"),
+        (
+            always(b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n"),
+            "invalid",
+            "not HTTP: content-length is no number",
+        ),
+        (
+            always(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"),
+            "invalid",
+            "not HTTP: no chunk size",
+        ),
+        (
+            always(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 20_000),
+            "invalid",
+            HEAD,
+        ),
         (always(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n"), "too_large", LARGE),
         (always(http(b"\n" * (MAX_PAGE_BYTES + 1))), "too_large", LARGE),
         (endless, "too_large", LARGE),
         (never, "timeout", "no whole answer within 0.3 s"),
         (drip, "timeout", "no whole answer within 0.3 s"),
-        (hang_up, "other", "Server disconnected"),
+        (hang_up, "other", "the server closed the connection"),
     ],
     ids=lambda value: getattr(value, "__name__", None) or str(value)[:20],
 )
 async def test_what_gives_no_page_is_a_failure_with_its_reason(
-    scraper: Scraper, heard: Heard, respond: Responder, reason: Failure, detail: str | None
+    scraper: Scraper, heard: Heard, respond: Responder, reason: Failure, detail: str
 ) -> None:
     timeout_s = 0.3 if reason == "timeout" else BOUND_S
     async with serving(respond) as server:
@@ -117,10 +146,79 @@ async def test_what_gives_no_page_is_a_failure_with_its_reason(
         await scraper.update([target])
         await until(lambda: len(heard.failed) >= 2)
         await scraper.close()
-    assert {(of, why) for of, why, _ in heard.failed} == {(target, reason)}
-    if detail is not None:
-        assert {words for *_, words in heard.failed} == {detail}
+    assert set(heard.failed) == {(target, reason, detail)}
     assert heard.read == heard.faults == []
+
+
+async def test_a_server_that_says_close_gets_a_new_connection_each_time(
+    scraper: Scraper, heard: Heard
+) -> None:
+    async with serving(always(http(PAGE, "200 OK", "connection: close"))) as server:
+        await scraper.update([server.target()])
+        await until(lambda: len(heard.read) >= 3)
+        await scraper.close()
+    assert heard.failed == []
+    assert server.connections == len(server.paths)
+
+
+async def test_a_page_without_a_length_ends_with_the_connection(scraper: Scraper, heard: Heard) -> None:
+    async def respond(_server: ModelServer, _path: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + PAGE)
+        writer.close()
+
+    async with serving(respond) as server:
+        target = server.target()
+        await scraper.update([target])
+        await until(lambda: len(heard.read) >= 2)
+        await scraper.close()
+    assert set(heard.read) == {(target, METRICS)}
+
+
+async def test_what_nobody_asked_for_is_never_taken_for_an_answer(scraper: Scraper, heard: Heard) -> None:
+    forged = http(b"vllm:num_requests_waiting 0\nvllm:num_requests_running 0\n")
+    async with serving(always(http() + forged)) as server:
+        target = server.target()
+        await scraper.update([target])
+        await until(lambda: len(heard.read) >= 5)
+        await scraper.close()
+    assert set(heard.read) == {(target, METRICS)}
+
+
+async def test_what_comes_while_nobody_asks_ends_the_connection(scraper: Scraper, heard: Heard) -> None:
+    async def respond(server: ModelServer, _path: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(http())
+        if len(server.paths) == 1:
+            await until(lambda: heard.read)
+            writer.write(b"HTTP/1.1")
+
+    async with serving(respond) as server:
+        target = server.target(interval_s=0.3)
+        await scraper.update([target])
+        await until(lambda: len(heard.read) >= 3)
+        await scraper.close()
+    assert heard.failed == []
+    assert server.connections == 2
+
+
+async def test_an_answer_that_comes_after_the_timeout_is_not_taken_for_the_next(
+    scraper: Scraper, heard: Heard
+) -> None:
+    async def respond(server: ModelServer, _path: str, writer: asyncio.StreamWriter) -> None:
+        if server.connections == 1:
+            await until(lambda: heard.failed)
+            await asyncio.sleep(0.2)  # so that the next request is on its way
+            writer.write(http(b"vllm:num_requests_waiting 0\nvllm:num_requests_running 0\n"))
+        else:
+            writer.write(http())
+
+    async with serving(respond) as server:
+        target = server.target(timeout_s=0.5)
+        await scraper.update([target])
+        await until(lambda: len(heard.read) >= 2)
+        await scraper.close()
+    assert heard.failed == [(target, "timeout", "no whole answer within 0.5 s")]
+    assert set(heard.read) == {(target, METRICS)}
+    assert server.connections == 2
 
 
 async def test_the_largest_page_is_still_read(scraper: Scraper, heard: Heard) -> None:
@@ -130,16 +228,6 @@ async def test_the_largest_page_is_still_read(scraper: Scraper, heard: Heard) ->
         await scraper.update([target])
         await until(lambda: heard.read)
     assert heard.read[0] == (target, METRICS)
-
-
-async def test_the_request_is_small_and_asks_for_no_compression(scraper: Scraper, heard: Heard) -> None:
-    async with serving(always(http())) as server:
-        await scraper.update([server.target(headers=(("x-scope", "a"),))])
-        await until(lambda: heard.read)
-        await scraper.close()
-    lines = server.heads[0].lower().split("\r\n")
-    assert lines[0] == "get /metrics http/1.1"
-    assert {"accept: text/plain;version=0.0.4", "accept-encoding: identity", "x-scope: a"} <= set(lines)
 
 
 async def test_a_renewed_token_is_read_after_the_old_one_was_refused(
