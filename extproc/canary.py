@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Sequence
 
+import msgspec
 import xxhash
 from msgspec import Struct
 
@@ -29,9 +30,11 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def identity(self) -> str:
-        """What makes two targets the same for a sticky key; the weight is no part of it."""
-        labels = ",".join(f"{key}={value}" for key, value in sorted(self.labels.items()))
-        return f"{self.model};{labels}" if labels else self.model
+        """What makes two targets the same for a sticky key; the weight is no part of it.
+
+        JSON, so that no two targets share one whatever their names and labels hold.
+        """
+        return msgspec.json.encode([self.model, sorted(self.labels.items())]).decode()
 
 
 def draw(targets: Sequence[Target], rng: random.Random) -> Target:

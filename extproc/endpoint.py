@@ -65,10 +65,10 @@ class Endpoint:
         self.fresh_until = NEVER
         """Until when the scraped figures count as knowledge."""
         self.metrics: EngineMetrics | None = None
-        self.waiting = 0.0
-        self.running = 0.0
+        self.waiting = 0
+        self.running = 0
         self.kv_usage = 0.0
-        self.external = 0.0
+        self.external = 0
         """Requests there that are not ours (another router's, or a direct client's), as of the last scrape."""
         self.running_loras = NO_LORAS
         self.waiting_loras = NO_LORAS
@@ -93,7 +93,7 @@ class Endpoint:
         self.running_loras, self.waiting_loras = metrics.running_loras, metrics.waiting_loras
         self.max_loras = metrics.max_loras
         self.expire(math.inf)
-        self.external = max(0.0, self.waiting + self.running - self.in_flight)
+        self.external = max(0, self.waiting + self.running - self.in_flight)
         self._in_flight_at_scrape = self.in_flight
 
     def is_fresh(self, now: float) -> bool:
@@ -104,12 +104,12 @@ class Endpoint:
         return self.fresh_until > now and (self.queue >= waiting or self.kv_usage >= kv_usage)
 
     @property
-    def load(self) -> float:
+    def load(self) -> int:
         """Requests there now: ours exactly, others' as of the last scrape."""
         return self.in_flight + self.external
 
     @property
-    def queue(self) -> float:
+    def queue(self) -> int:
         """Requests that wait there: where some waited at the last scrape, those we sent since wait behind them."""
         since = self.in_flight - self._in_flight_at_scrape
         return self.waiting + since if self.waiting > 0 and since > 0 else self.waiting

@@ -21,15 +21,16 @@ from .protocol.messages import (
     Headers,
     Mutation,
     RequestChunk,
+    RequestEmpty,
+    RequestEvent,
     RequestReady,
     RequestStarted,
     RequestTruncated,
 )
-from .protocol.stream import ExtProcStream
+from .protocol.stream import WHOLE_AT_ONCE, ExtProcStream
 from .request import InferenceRequest
 from .router import Decision, Router
 
-RequestEvent = RequestStarted | RequestChunk | RequestReady | RequestTruncated
 Subset = frozenset[str] | None
 
 
@@ -120,6 +121,8 @@ class Exchange:
                 self._reading = intake.reading(headers, self._mode, self.router.config.limits)
                 if self._reading is not Reading.OPAQUE:
                     self._reader = BodyReader()
+                if self._mode in WHOLE_AT_ONCE:
+                    self._stream.strip(pin.control_headers(headers, self.router.sticky_headers))
             case RequestChunk(data):
                 yield from self._take(data)
             case RequestReady(headers, None):
@@ -132,6 +135,8 @@ class Exchange:
                 yield from self._route(body)
             case RequestTruncated():
                 raise intake.too_large(self.router.config.limits)
+            case RequestEmpty():
+                raise intake.empty()
 
     def _take(self, data: bytes) -> Iterator[None]:
         limits = self.router.config.limits

@@ -60,13 +60,12 @@ class Health:
             self.succeeded()
 
     def failed(self, now: float, cause: Failure) -> bool:
-        """Count a failure; True where it is one too many.  After a pause, the first one is."""
+        """Count a failure; True where it is one too many, as each is from then on until a success."""
         if cause is Failure.SCRAPE_REFUSED:
             self.refused_scrapes += 1
         else:
             self.failures += 1
-        enough = max(self.failures, self.refused_scrapes) >= FAILURES or self.pauses > 0
-        return enough and not self.is_set_aside(now)
+        return max(self.failures, self.refused_scrapes) >= FAILURES and not self.is_set_aside(now)
 
     def set_aside(self, now: float, cause: Failure) -> float:
         """Send nothing there for a while; the length of the pause in seconds."""

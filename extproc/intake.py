@@ -63,7 +63,11 @@ def check_bodiless(headers: Headers) -> None:
     if headers.get(":method") != "POST" or "upgrade" in headers:
         return
     if api_of("POST", headers.get(":path", "")) is Api.MODEL_REQUIRED:
-        raise Rejected(Reason.INVALID_JSON, "The body is empty; a JSON object is expected.")
+        raise empty()
+
+
+def empty() -> Rejected:
+    return Rejected(Reason.INVALID_JSON, "The body is empty; a JSON object is expected.")
 
 
 def too_large(limits: Limits) -> Rejected:

@@ -38,13 +38,18 @@ class ModelLister:
 
     async def run(self) -> None:
         """Until cancelled."""
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as client:
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,  # a compressed page was not asked for, and could be a bomb
+        ) as client:
             pause_s = FIRST_INTERVAL_S
             while True:
-                complete = await self._ask_all(client)
-                pause_s = INTERVAL_S if complete else min(2 * pause_s, INTERVAL_S)
+                if await self._ask_all(client):
+                    pause_s = INTERVAL_S
                 await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, INTERVAL_S)
 
     async def _ask_all(self, client: aiohttp.ClientSession) -> bool:
         """Whether every endpoint has answered by now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from .protocol.messages import Headers, Mutation
 from .router import Decision
@@ -53,13 +53,16 @@ def mutation(
         set_headers.append(("content-length", str(content_length)))
     return Mutation(
         set_headers=tuple(set_headers),
-        remove_headers=_to_remove(headers, {name for name, _ in set_headers}, sticky_headers),
+        remove_headers=control_headers(headers, sticky_headers, {name for name, _ in set_headers}),
         metadata={ENVOY_LB: {DESTINATION: pin}, NAMESPACE: _facts(decision)},
         clear_route_cache=True,
     )
 
 
-def _to_remove(headers: Iterable[str], ours: set[str], sticky: frozenset[str]) -> tuple[str, ...]:
+def control_headers(
+    headers: Iterable[str], sticky: frozenset[str], ours: Container[str] = ()
+) -> tuple[str, ...]:
+    """The *headers* that are removed: the control headers but *ours*, which we set, and sticky keys."""
     return tuple(n for n in headers if is_control_header(n) and n not in ours and n not in sticky)
 
 

@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from .config import Config, load_file
+from .config import Config, parse_config
+from .config.load import read_file
 from .errors import ConfigError
 
 INTERVAL_S = 1.0
@@ -45,16 +46,21 @@ class ConfigWatcher:
     async def look(self) -> None:
         """Compare the file with what was last seen of it."""
         try:
-            seen = digest(await asyncio.to_thread(self._path.read_bytes))
-        except OSError as error:
-            seen = f"unreadable: {error.strerror}"
-        if seen == self._seen:
+            text = await asyncio.to_thread(read_file, self._path)
+        except ConfigError as error:
+            if self._saw(str(error)):
+                self._fail(error)
+            return
+        if not self._saw(digest(text)):
             return
         try:
-            config, text = await asyncio.to_thread(load_file, self._path)
+            config = await asyncio.to_thread(parse_config, text)
         except ConfigError as error:
-            self._seen = seen
             self._fail(error)
-            return
-        self._seen = digest(text)
-        self._apply(config, self._seen)
+        else:
+            self._apply(config, self._seen)
+
+    def _saw(self, what: str) -> bool:
+        """Whether that is news."""
+        news, self._seen = what != self._seen, what
+        return news

@@ -67,6 +67,7 @@ class Router:
         self._pool_configs = {pool.name: pool for pool in config.pools}
         self._profiles = {pool.name: config.profile(pool.profile) for pool in config.pools}
         self._default_pool = config.default_pool_name
+        self._select_targets()
 
     def decide(self, request: InferenceRequest, now: float, rng: random.Random) -> Decision:
         """Where *request* goes; raises Rejected.  *now* in seconds (monotonic)."""
@@ -106,6 +107,13 @@ class Router:
         if model is None:
             return "none"
         return model if model in self.routes else "other"
+
+    def _select_targets(self) -> None:
+        """Look up the targets' endpoints now: a reload may give endpoints other labels while streams are open
+        that began with this config."""
+        for route in self.routes.values():
+            for target in route.targets:
+                self.pools[route.model.pool].select(target.labels)
 
     def _route(self, model: str | None) -> _Route | None:
         if model is None:

@@ -66,6 +66,8 @@ class ScrapeListener:
         aside = self._fleet.scrape_failed(target.address, refused=refused, now=self._clock())
         self._count(target, reason)
         if self._failing.get(target) != reason:
+            # those that left the fleet will not be heard of again
+            self._failing = {t: r for t, r in self._failing.items() if self._fleet.at(t.address)}
             self._failing[target] = reason
             self._log.warning("scrape_failed", endpoint=target.address, reason=reason, detail=detail)
         for pool, endpoint, pause_s in aside:

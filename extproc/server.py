@@ -21,10 +21,6 @@ from .protocol import codec
 from .protocol.messages import (
     Event,
     ProtocolError,
-    RequestChunk,
-    RequestReady,
-    RequestStarted,
-    RequestTruncated,
     ResponseEnded,
     ResponseStarted,
 )
@@ -57,7 +53,8 @@ class ExternalProcessor:
         self._rng = rng
         self._budget = BodyBudget()
         self._exchanges: dict[asyncio.Task[Any], Exchange] = {}
-        self._shutting_down = False
+        self.shutting_down = False
+        """The drain is over: nothing is decided any more."""
         self.open_streams = 0
         telemetry.metrics.streams.set_function(lambda: self.open_streams)
         telemetry.metrics.buffered.set_function(lambda: self._budget.held_bytes)
@@ -69,7 +66,7 @@ class ExternalProcessor:
 
     def refuse_undecided(self) -> None:
         """The drain is over: requests that are still not decided get 503 instead of a broken stream."""
-        self._shutting_down = True
+        self.shutting_down = True
         for task, exchange in self._exchanges.items():
             if exchange.undecided:
                 task.cancel()
@@ -128,7 +125,7 @@ class ExternalProcessor:
 
     def is_refusing(self, exchange: Exchange) -> bool:
         """Whether the task of *exchange* was cancelled by us, to refuse its request."""
-        return self._shutting_down and exchange.undecided
+        return self.shutting_down and exchange.undecided
 
     def report_bug(self, error: Exception) -> None:
         self._telemetry.metrics.internal_errors.inc()
@@ -165,7 +162,7 @@ class _Conversation:
             if not self._owner.is_refusing(self.exchange):
                 raise
             self.task.uncancel()
-            await self._refuse(Rejected(Reason.SHUTTING_DOWN, "The router is shutting down."))
+            await self._refuse(_shutting_down())
         except ProtocolError:
             raise
         except Exception as error:
@@ -198,16 +195,18 @@ class _Conversation:
     async def _handle(self, event: Event, message: codec.Request) -> None:
         exchange = self.exchange
         match event:
-            case RequestStarted() | RequestChunk() | RequestReady() | RequestTruncated():
+            case ResponseStarted(headers, ended):
+                exchange.answered(_answer(headers, ended, message))
+            case ResponseEnded():
+                exchange.body_ended()
+            case _ if self._owner.shutting_down:
+                raise _shutting_down()
+            case _:
                 hint = codec.metadata_value(message, pin.SUBSET_NAMESPACE, pin.SUBSET)
                 if hint is not None:
                     exchange.subset = hints(hint)
                 for _ in exchange.handle(event):
                     await asyncio.sleep(0)
-            case ResponseStarted(headers, ended):
-                exchange.answered(_answer(headers, ended, message))
-            case ResponseEnded():
-                exchange.body_ended()
 
     async def _reply(self) -> None:
         for reply in self._stream.replies():
@@ -233,6 +232,10 @@ class _Conversation:
             await self._context.write(data)
         except aio.BaseError as error:  # what grpc raises where Envoy, or our own server, is gone
             raise PeerGone from error
+
+
+def _shutting_down() -> Rejected:
+    return Rejected(Reason.SHUTTING_DOWN, "The router is shutting down.")
 
 
 def _answer(headers: Any, ended: bool, message: codec.Request) -> Answered:

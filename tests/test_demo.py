@@ -137,7 +137,7 @@ def test_a_burst_is_for_one_model_and_has_its_share_of_long_prompts() -> None:
     assert len(long) == pytest.approx(100, rel=0.3)
     assert sum(long) / len(long) == pytest.approx(20 * sum(short) / len(short), rel=0.05)
     assert min(long) > 5 * max(short)
-    assert {4 <= request.max_tokens <= 600 for request in requests} == {True}
+    assert {4 <= request.max_tokens <= 400 for request in requests} == {True}
 
 
 def test_mixed_traffic_has_a_bit_of_everything_and_ends_in_time() -> None:
@@ -239,9 +239,11 @@ def test_the_demo_runs_in_a_pipe_and_leaves_nothing_behind(tmp_path: Path) -> No
         assert demo.finish() == 0, demo.output
 
         assert "\x1b" not in demo.output
-        assert re.search(r"qwq-32b +90% +\d+% +\d+\n +qwq-32b-v2 +10% +\d+% +\d+\n", demo.output), demo.output
-        assert "GET /v1/models: qwq, qwq-sticky, qwq-32b\n" in demo.output
-        assert re.search(r"answered +12/12 +12/12\n", demo.output), demo.output
+        assert re.search(r"qwq-32b +90% +\d+% +\d+ *\n +qwq-32b-v2 +10% +\d+% +\d+ *\n", demo.output), (
+            demo.output
+        )
+        assert "GET /v1/models qwq, qwq-sticky, qwq-32b\n" in demo.output
+        assert re.search(r"answered +12 of 12 +12 of 12 *\n", demo.output), demo.output
         assert "make demo KEEP=1" in demo.output
         assert demo.children() == []
         assert list(tmp_path.iterdir()) == []

@@ -30,11 +30,14 @@ def check(config: Config) -> Iterator[Fault]:
         yield Fault("$.limits.max_body_bytes", "must not exceed max_buffered_bytes")
 
 
-def _unique(names: Iterable[str], path: str) -> Iterator[Fault]:
+def _unique(names: Iterable[str], path: str, what: str = "") -> Iterator[Fault]:
+    """A fault for each that stands twice, quoted, or called *what*."""
     seen: dict[str, int] = {}
     for index, name in enumerate(names):
         if name in seen:
-            yield Fault(path.format(index), f"{name!r} is there already, at {path.format(seen[name])}")
+            yield Fault(
+                path.format(index), f"{what or repr(name)} is there already, at {path.format(seen[name])}"
+            )
         seen.setdefault(name, index)
 
 
@@ -73,7 +76,7 @@ def _model(model: ModelConfig, path: str) -> Iterator[Fault]:
         return
     for index, target in enumerate(model.targets):
         yield from _name(target.model, f"{path}.targets[{index}].model")
-    yield from _unique([target.identity for target in model.targets], path + ".targets[{}]")
+    yield from _unique([target.identity for target in model.targets], path + ".targets[{}]", "the target")
     yield from _weights(model, path)
 
 

@@ -160,7 +160,7 @@ def _shown(value: object) -> str:
 
 def _step(key: object) -> str:
     """One step of a path; a key that is no plain word is quoted, so that a fault stays on its line."""
-    text = str(key)
+    text = key if isinstance(key, str) else _shown(key)
     return f".{text}" if re.fullmatch(r"[\w./-]{1,80}", text) else f"[{_shown(text)}]"
 
 

@@ -18,6 +18,9 @@ from extproc.demo.run import Demo, Options
 from extproc.demo.screen import Screen
 from extproc.demo.servers import SPEED, Servers
 
+MAX_WIDTH = 100
+"""Columns: longer lines are hard to read; in a pipe there is no terminal to ask, and no table is wider."""
+
 INTERRUPTED = 130
 """What a shell reports for a program that Ctrl-C ended."""
 
@@ -28,7 +31,7 @@ INTERRUPTED = 130
     "--seconds", type=click.FloatRange(0.5, 600), default=12.0, show_default=True, help="Of mixed traffic."
 )
 @click.option(
-    "--burst", type=click.IntRange(1, 5000), default=200, show_default=True, help="Requests in the burst."
+    "--burst", type=click.IntRange(1, 5000), default=300, show_default=True, help="Requests in the burst."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic.")
 def demo(keep: bool, seconds: float, burst: int, seed: int) -> None:
@@ -37,6 +40,7 @@ def demo(keep: bool, seconds: float, burst: int, seed: int) -> None:
     Takes about a minute. Ends with status 1 if anything fails.
     """
     console = Console(highlight=False)
+    console.width = min(console.width, MAX_WIDTH) if console.is_terminal else MAX_WIDTH
     options = Options(mixed_s=seconds, burst_requests=burst, seed=seed)
     try:
         sys.exit(asyncio.run(_run(console, options, keep)))

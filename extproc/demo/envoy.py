@@ -57,12 +57,12 @@ class Envoy(ChildProcess):
         rendered = bootstrap.render(
             bootstrap_name, pools=pools, ext_proc=ext_proc, strip_client_pins=strip_client_pins, port=port
         )
-        config, self._admin_file = directory / f"{name}.yaml", directory / f"{name}.admin"
-        config.write_text(yaml.safe_dump(rendered, sort_keys=False))
+        self.config_file, self._admin_file = directory / f"{name}.yaml", directory / f"{name}.admin"
+        self.config_file.write_text(yaml.safe_dump(rendered, sort_keys=False))
         self._admin_file.unlink(missing_ok=True)
         options = f"--concurrency {concurrency} --log-level warning --file-flush-interval-msec 100"
         # No hot restart, as it would need an id that no other Envoy on this machine uses.
-        argv = [str(binary()), "-c", str(config), "--admin-address-path", str(self._admin_file)]
+        argv = [str(binary()), "-c", str(self.config_file), "--admin-address-path", str(self._admin_file)]
         super().__init__(name, [*argv, "--disable-hot-restart", *options.split()], directory)
         self.admin = ""
         """URL of the admin interface."""

@@ -18,7 +18,7 @@ SHORT_PROMPT, LONG_PROMPT = 200, 4000
 """Mean prompt lengths in tokens: a question, and a question about a document."""
 SHORT_ANSWER, LONG_ANSWER = 60, 200
 """Mean answer lengths in tokens."""
-LONGEST_ANSWER = 600
+LONGEST_ANSWER = 400
 SPREAD = (0.6, 1.4)
 """Prompts vary by this factor around their mean; answers vary as chat answers do, exponentially."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ import aiohttp
 
 from extproc.demo import plan
 from extproc.demo.figures import (
-    BurstFigures,
     Outcome,
+    Spread,
     burst_figures,
     change,
     failures,
@@ -22,7 +23,7 @@ from extproc.demo.plan import PlannedRequest
 from extproc.demo.screen import Screen, burst_table, split_table
 from extproc.demo.servers import WEIGHTS, Servers
 from extproc.demo.traffic import get_json, play
-from extproc.demo.watch import PodState, pod_states
+from extproc.demo.watch import Watch
 
 LOOK_S = 0.25
 """Between two looks at the pods."""
@@ -30,9 +31,9 @@ LOOK_S = 0.25
 MIXED_RATE = 14.0
 """Requests a second: the pods are busy, and seldom have a queue."""
 
-BURST_RATE = 32.0
-"""Requests a second: more than three pods can take, so that queues form; they empty after the last one."""
-LONG_SHARE = 0.1
+BURST_RATE = 45.0
+"""Requests a second: more than three pods can take for long, so that queues form where work piles up."""
+LONG_SHARE = 0.08
 """Of the burst's prompts; these are 20x longer."""
 
 
@@ -41,7 +42,7 @@ class Options:
     """How long the demo takes."""
 
     mixed_s: float = 12.0
-    burst_requests: int = 200
+    burst_requests: int = 300
     seed: int = 1
 
 
@@ -58,65 +59,88 @@ class Demo:
     async def run(self) -> None:
         """Raises StartError when a process ends on its own, aiohttp.ClientError when one stops answering."""
         await self._mixed()
-        round_robin, ours = await self._bursts()
-        self._summary(round_robin, ours)
+        await self._bursts()
+        self._screen.failures(self.failed)
 
     async def _mixed(self) -> None:
-        screen, options = self._screen, self._options
+        screen, options, servers = self._screen, self._options, self._servers
         screen.phase(
             1,
             "Mixed traffic",
-            f"Chat requests for two aliases, streamed and not, short and long, for {options.mixed_s:g} s. extproc "
-            "reads each\nrequest, draws a version and picks a pod, by what pods report and by what it sent them.",
+            "Clients ask for two aliases, streamed or not, with short and long prompts. extproc reads each "
+            "request, draws a version by weight, and picks a pod by its load: what the pod reports, and what "
+            "extproc has sent there since.",
         )
         traffic = plan.mixed_traffic(options.seed, options.mixed_s, MIXED_RATE)
-        outcomes = await self._watched("mixed traffic", traffic, self._servers.envoy.listen)
+        outcomes = await self._watched("mixed traffic", traffic, servers.envoy.listen, servers.service.http)
         screen.table(split_table(WEIGHTS, shares(outcomes, plan.ALIAS)))
         users = models_by_user(outcomes)
         faithful = sum(len(models) == 1 for models in users.values())
-        screen.note(f"{plan.STICKY_ALIAS}: {faithful} of {len(users)} users saw one version only", "")
-        refused = sum(outcome.status == 404 for outcome in outcomes)
-        screen.note(f"{plan.UNKNOWN}: {refused} requests refused with 404, none of them reached a pod", "")
-        models = await get_json(self._servers.envoy.listen, "/v1/models")
-        screen.note(f"GET /v1/models: {', '.join(model['id'] for model in models['data'])}", "")
+        refused = [outcome for outcome in outcomes if outcome.status == 404]
+        models = await get_json(servers.envoy.listen, "/v1/models")
+        screen.note(
+            f"{plan.STICKY_ALIAS}     {faithful} of {len(users)} users got the same version every time"
+        )
+        screen.note(
+            f"{plan.UNKNOWN}  {len(refused)} requests, all refused with 404 before they reached a pod"
+        )
+        screen.note(f"GET /v1/models {', '.join(model['id'] for model in models['data'])}")
 
-    async def _bursts(self) -> tuple[BurstFigures, BurstFigures]:
-        options, servers = self._options, self._servers
+    async def _bursts(self) -> None:
+        options, servers, screen = self._options, self._servers, self._screen
         burst = plan.burst(options.seed, options.burst_requests, BURST_RATE, LONG_SHARE)
         long_prompts = sum(request.is_long for request in burst)
-        self._screen.phase(
+        screen.phase(
             2,
-            "The same burst twice",
-            f"{len(burst)} requests for {plan.BASE} within {burst[-1].at_s:.1f} s, {long_prompts} of them with "
-            "prompts 20 times as long.\nSame requests, same pods: first Envoy's round robin alone, then extproc.",
+            "The same burst, twice",
+            f"{len(burst)} requests for {plan.BASE} in {burst[-1].at_s:.0f} s, {long_prompts} of them with prompts "
+            "20 times as long. The same requests go to the same pods: first by Envoy's round robin alone, "
+            "then by extproc.",
         )
-        figures = []
-        for label, url in (("round robin", servers.round_robin.listen), ("extproc", servers.envoy.listen)):
-            figures.append(burst_figures(await self._watched(label, burst, url)))
-        self._screen.table(burst_table(figures[0], figures[1]))
-        return figures[0], figures[1]
+        label = "round robin"
+        before = burst_figures(await self._watched(label, burst, servers.round_robin.listen, None))
+        after = burst_figures(
+            await self._watched("extproc", burst, servers.envoy.listen, servers.service.http)
+        )
+        screen.table(burst_table(before, after))
+        self._conclude(before.ttft, after.ttft)
 
-    def _summary(self, round_robin: BurstFigures, ours: BurstFigures) -> None:
-        if round_robin.ttft is None or ours.ttft is None:
+    def _conclude(self, before: Spread | None, after: Spread | None) -> None:
+        """In words, what the times to first token say."""
+        if before is None or after is None:
             return
-        mean = change(round_robin.ttft.mean, ours.ttft.mean)
-        p99 = change(round_robin.ttft.p99, ours.ttft.p99)
-        self._screen.note(
-            f"Time to the first token with extproc: mean {mean}, P99 {p99}, measured just now.", "bold"
+        note = self._screen.note
+        mean, p50, p99 = (
+            change(old, new)
+            for old, new in ((before.mean, after.mean), (before.p50, after.p50), (before.p99, after.p99))
         )
+        note(f"Time to first token with extproc: mean {mean}, P50 {p50}, P99 {p99}.", "bold")
+        if after.mean < before.mean:
+            note(
+                "Round robin gives a pod its turn even while it computes a long prompt; extproc looks first."
+            )
+        else:
+            note(
+                "No gain this time: how the long prompts fall is chance. Try another --seed, or a longer --burst."
+            )
+        load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+        if load > cpus:
+            note(f"This machine is busy (load {load:.1f} on {cpus} CPUs), which blurs these figures.", "dim")
 
-    async def _watched(self, label: str, traffic: Sequence[PlannedRequest], url: str) -> list[Outcome]:
+    async def _watched(
+        self, label: str, traffic: Sequence[PlannedRequest], url: str, service_http: str | None
+    ) -> list[Outcome]:
         """Plays the traffic and shows the pods meanwhile."""
         done: list[Outcome] = []
-        states: dict[str, PodState] = {}
         task = asyncio.create_task(play(url, traffic, done.append), name=label)
         try:
             async with aiohttp.ClientSession() as session:
+                watch = Watch(session, self._servers.pods, service_http)
+                await watch.look()
                 while not task.done():
                     await asyncio.wait({task}, timeout=LOOK_S)
                     self._servers.check_running()
-                    states = await pod_states(session, self._servers.pods, self._servers.service.http)
-                    self._screen.update(label, len(done), len(traffic), states)
+                    self._screen.update(label, len(done), len(traffic), await watch.look())
             outcomes = await task
         finally:
             task.cancel()

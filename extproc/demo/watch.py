@@ -36,47 +36,57 @@ class PodState:
     """Ratio of its KV cache in use."""
     served: int = 0
     """Answers finished since it started."""
-    in_flight: int = 0
-    """Requests that the service has sent there and that have not ended, by its own count."""
+    in_flight: int | None = None
+    """Requests that the service has sent there and that have not ended, by its own count; None: not through it."""
 
 
-async def pod_states(
-    session: aiohttp.ClientSession, pods: Sequence[Pod], service_http: str
-) -> dict[str, PodState]:
-    """By pod name. Raises aiohttp.ClientError when one of them does not answer."""
-    pages = await asyncio.gather(*(_figures(session, pod.address) for pod in pods))
-    in_flight = await _in_flight(session, service_http)
-    return {
-        pod.name: PodState(
-            running=int(page["running"]),
-            waiting=int(page["waiting"]),
-            kv_usage=page["kv_usage"],
-            served=int(page["served"]),
-            in_flight=in_flight.get(pod.address, 0),
-        )
-        for pod, page in zip(pods, pages, strict=True)
-    }
+class Watch:
+    """Looks at the pods during one phase; what they served before its first look is not counted."""
 
+    def __init__(self, session: aiohttp.ClientSession, pods: Sequence[Pod], service_http: str | None) -> None:
+        """`service_http`: URL of the service, None where the traffic does not pass it."""
+        self._session = session
+        self._pods = pods
+        self._service_http = service_http
+        self._served_before: dict[str, int] = {}
 
-async def _figures(session: aiohttp.ClientSession, address: str) -> dict[str, float]:
-    async with session.get(f"http://{address}/metrics", params=[("name[]", name) for name in WANTED]) as page:
-        page.raise_for_status()
-        text = await page.text()
-    figures = dict.fromkeys(WANTED.values(), 0.0)
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name in WANTED:
-                figures[WANTED[sample.name]] += sample.value
-    return figures
+    async def look(self) -> dict[str, PodState]:
+        """By pod name. Raises aiohttp.ClientError when one of them does not answer."""
+        pages = await asyncio.gather(*(self._figures(pod.address) for pod in self._pods))
+        in_flight = await self._in_flight()
+        states = {}
+        for pod, page in zip(self._pods, pages, strict=True):
+            served = int(page["served"])
+            states[pod.name] = PodState(
+                running=int(page["running"]),
+                waiting=int(page["waiting"]),
+                kv_usage=page["kv_usage"],
+                served=served - self._served_before.setdefault(pod.name, served),
+                in_flight=in_flight.get(pod.address),
+            )
+        return states
 
+    async def _figures(self, address: str) -> dict[str, float]:
+        wanted = [("name[]", name) for name in WANTED]
+        async with self._session.get(f"http://{address}/metrics", params=wanted) as page:
+            page.raise_for_status()
+            text = await page.text()
+        figures = dict.fromkeys(WANTED.values(), 0.0)
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name in WANTED:
+                    figures[WANTED[sample.name]] += sample.value
+        return figures
 
-async def _in_flight(session: aiohttp.ClientSession, service_http: str) -> dict[str, int]:
-    """By endpoint address."""
-    async with session.get(f"{service_http}/debug/state") as answer:
-        answer.raise_for_status()
-        state = await answer.json()
-    return {
-        endpoint["address"]: endpoint["in_flight"]
-        for pool in state["pools"]
-        for endpoint in pool["endpoints"]
-    }
+    async def _in_flight(self) -> dict[str, int]:
+        """By endpoint address."""
+        if self._service_http is None:
+            return {}
+        async with self._session.get(f"{self._service_http}/debug/state") as answer:
+            answer.raise_for_status()
+            state = await answer.json()
+        return {
+            endpoint["address"]: endpoint["in_flight"]
+            for pool in state["pools"]
+            for endpoint in pool["endpoints"]
+        }

@@ -143,7 +143,11 @@ class RequestReady(Struct, frozen=True):
 
 
 class RequestTruncated(Struct, frozen=True):
-    """BUFFERED_PARTIAL: Envoy cut the body at its buffer limit."""
+    """BUFFERED_PARTIAL: Envoy cut the body at its buffer limit.  Only `respond` may follow."""
+
+
+class RequestEmpty(Struct, frozen=True):
+    """BUFFERED: trailers follow a body that never came.  Only `respond` may follow: it is too late to pin."""
 
 
 class ResponseStarted(Struct, frozen=True):
@@ -155,7 +159,8 @@ class ResponseEnded(Struct, frozen=True):
     """The response's last byte or its trailers passed through here."""
 
 
-Event = RequestStarted | RequestChunk | RequestReady | RequestTruncated | ResponseStarted | ResponseEnded
+RequestEvent = RequestStarted | RequestChunk | RequestReady | RequestTruncated | RequestEmpty
+Event = RequestEvent | ResponseStarted | ResponseEnded
 
 
 class ProtocolError(Exception):

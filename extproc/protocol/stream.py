@@ -27,6 +27,7 @@ from .messages import (
     Reply,
     RequestBody,
     RequestChunk,
+    RequestEmpty,
     RequestHeaders,
     RequestReady,
     RequestStarted,
@@ -129,7 +130,7 @@ class ExtProcStream:
             case RequestBody(data, end):
                 return self._request_body(data, end)
             case RequestTrailers():
-                return self._request_trailers(message)
+                return self._request_trailers()
             case ResponseHeaders(headers, end):
                 self._replies.append(HeadersReply(Phase.RESPONSE))
                 return ResponseStarted(headers, end)
@@ -148,16 +149,13 @@ class ExtProcStream:
         if after is None:
             if not self.closed and half is Half.DONE and self._is_second_end(message):
                 return False
-            raise self._impossible(message, half)
+            was, self.closed = ("CLOSED" if self.closed else half.name), True
+            raise ProtocolError(f"{kind.__name__} while {was}")
         if is_request:
             self.request = after
         else:
             self.response = after
         return True
-
-    def _impossible(self, message: Message, half: Half) -> ProtocolError:
-        was, self.closed = ("CLOSED" if self.closed else half.name), True
-        return ProtocolError(f"{type(message).__name__} while {was}")
 
     def _is_second_end(self, message: Message) -> bool:
         """Envoy 1.35+ may repeat the last piece of a big full-duplex body (envoyproxy/envoy#46237)."""
@@ -192,13 +190,12 @@ class ExtProcStream:
             self.request = Half.WHOLE  # one message is the whole body, even where trailers follow
         return self._ready(data) if self.request is Half.WHOLE else RequestChunk(data)
 
-    def _request_trailers(self, message: RequestTrailers) -> Event | None:
+    def _request_trailers(self) -> Event | None:
         if self.request is Half.DONE:
             self._replies.append(TrailersReply(Phase.REQUEST))
             return None
         if self._request_mode in WHOLE_AT_ONCE:
-            # Envoy sends even an empty body before them; the answer to trailers could not pin the request.
-            raise self._impossible(message, Half.BODY)
+            return RequestEmpty()  # the answer to trailers can't change the request's headers
         self._trailers = True
         return self._ready()
 
@@ -211,6 +208,17 @@ class ExtProcStream:
         else:
             self._replies.append(BodyReply(Phase.RESPONSE))
         return ResponseEnded() if end else None
+
+    def strip(self, names: tuple[str, ...]) -> None:
+        """Remove headers in the answer to the headers, where that goes out before the body is seen (BUFFERED).
+
+        If the body then turns out to be empty and trailers follow that Envoy does not send, Envoy asks nothing
+        more: the request goes on with the headers as they were left here.
+        """
+        if self._replies and names:
+            self._replies = [
+                HeadersReply(Phase.REQUEST, Mutation(remove_headers=names, clear_route_cache=True))
+            ]
 
     def route(self, mutation: Mutation = NO_MUTATION, body: Sequence[bytes] | None = None) -> None:
         """Send the request on with *mutation* and, if given, another *body* (its pieces, in order)."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta
 
 from ..endpoint import Endpoint
 from ..request import InferenceRequest
@@ -46,9 +49,9 @@ class PreferLabelsFilter(Plugin, frozen=True, tag="prefer-labels"):
 class UnsaturatedFilter(Plugin, frozen=True, tag="unsaturated"):
     """Keeps endpoints below both limits; all where none is."""
 
-    waiting: float = 5
+    waiting: Annotated[float, Meta(gt=0)] = 5
     """Requests in the endpoint's queue."""
-    kv_usage: float = 0.9
+    kv_usage: Annotated[float, Meta(gt=0, le=1)] = 0.9
     """Share of its KV cache, 0..1."""
 
     def keep(

@@ -20,19 +20,20 @@ def _best(scores: Sequence[float], rng: random.Random) -> int:
     return ties[0] if len(ties) == 1 else ties[int(rng.random() * len(ties))]
 
 
-def _followers(scores: Sequence[float], first: int, count: int) -> list[int]:
-    """*first*, then the indexes of the next best *count* - 1."""
-    if count <= 1:
-        return [first]
-    rest = (index for index in range(len(scores)) if index != first)
-    return [first, *nlargest(count - 1, rest, key=scores.__getitem__)]
+def _followed(first: int, scores: Sequence[float], count: int, rng: random.Random) -> list[int]:
+    """*first*, then the indexes of the next best *count* - 1; ties among them are drawn too."""
+    order, left = [first], list(scores)
+    while len(order) < min(count, len(scores)):
+        left[order[-1]] = -math.inf
+        order.append(_best(left, rng))
+    return order
 
 
 class MaxScorePicker(Plugin, frozen=True, tag="max-score"):
     """The highest score; ties are drawn at random, so that routers that know the same do not herd."""
 
     def pick(self, scores: Sequence[float], count: int, rng: random.Random) -> list[int]:
-        return _followers(scores, _best(scores, rng), count)
+        return _followed(_best(scores, rng), scores, count, rng)
 
 
 class WeightedRandomPicker(Plugin, frozen=True, tag="weighted-random"):
@@ -50,7 +51,7 @@ class PowerOfTwoPicker(Plugin, frozen=True, tag="power-of-two"):
         one, other = int(rng.random() * len(scores)), int(rng.random() * len(scores))
         if one == other:
             other = (one + 1) % len(scores)
-        return _followers(scores, one if scores[one] >= scores[other] else other, count)
+        return _followed(one if scores[one] >= scores[other] else other, scores, count, rng)
 
 
 Picker = MaxScorePicker | WeightedRandomPicker | PowerOfTwoPicker

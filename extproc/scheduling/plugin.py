@@ -42,5 +42,5 @@ def prefer_low(values: Sequence[float]) -> list[float]:
     low, high = min(values), max(values)
     if high <= low:
         return [1.0] * len(values)
-    scale = 1.0 / (high - low)
-    return [(high - value) * scale for value in values]
+    span = high - low
+    return [(high - value) / span for value in values]

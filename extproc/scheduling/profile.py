@@ -48,7 +48,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
         for plugin in self.filters:
             kept = plugin.keep(request, endpoints, now)
             if len(kept) < len(endpoints):
-                dropped[plugin.type_name()] = len(endpoints) - len(kept)
+                name = plugin.type_name()
+                dropped[name] = dropped.get(name, 0) + len(endpoints) - len(kept)
             endpoints = kept
         if not endpoints:
             return Choice((), dropped, {})
@@ -72,8 +73,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
 def default_profile() -> Profile:
     """The built-in default: our own counts decide, which know of every request between two scrapes.
 
-    Queue and KV cache tell what counts can't (other routers, long contexts); an adapter that is loaded is worth
-    more than a slightly shorter queue, because loading one stalls the whole engine.
+    Queue and KV cache tell what counts can't (other routers, long contexts); a loaded adapter decides between
+    endpoints that are as busy.
     """
     return Profile(
         name=DEFAULT,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 import pytest
 import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
 from upstream import EchoUpstream, Received
 
 from extproc.demo.bootstrap import POOL
@@ -86,6 +87,10 @@ class Stack:
         endpoints = await self.endpoints()
         return {address: e["in_flight"] for address, e in endpoints.items() if e["in_flight"]}
 
+    async def metric(self, name: str, **labels: str) -> float:
+        """Of the Prometheus page: see `metric_of`."""
+        return metric_of(await asyncio.to_thread(self.service.metrics), name, **labels)
+
     async def idle(self) -> None:
         """Until nothing is in flight and no ext_proc stream is open."""
 
@@ -107,6 +112,24 @@ class Stack:
 def request_id_of(answer: Mapping[str, Any]) -> str:
     """What Envoy called the request that an EchoUpstream answered so."""
     return dict((name.lower(), value) for name, value in answer["headers"])["x-request-id"]
+
+
+def ext_proc_of(bootstrap: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(the ext_proc filter's config, all HTTP filters) of a bootstrap, to be changed in place."""
+    manager = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    filters: list[dict[str, Any]] = manager["http_filters"]
+    return next(f["typed_config"] for f in filters if f["name"] == "envoy.filters.http.ext_proc"), filters
+
+
+def metric_of(page: str, name: str, **labels: str) -> float:
+    """The sum of the samples with these labels, among others; 0 where there is none."""
+    samples = [
+        sample
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == f"extproc_{name}" and labels.items() <= sample.labels.items()
+    ]
+    return sum(sample.value for sample in samples)
 
 
 async def eventually(

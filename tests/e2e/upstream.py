@@ -11,6 +11,8 @@ from typing import Self
 
 from aiohttp import WSMsgType, web
 
+from extproc.sim.listener import reset
+
 IDLE_METRICS = """\
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="m"} 0.0
@@ -43,14 +45,16 @@ class EchoUpstream:
 
     The answer is JSON: `served_by`, `method`, `path`, `headers` ([[name, value], …]), `body_sha256`,
     `body_bytes`. Query parameters ask for more: `status=503` (that status), `sse_s=2` (server-sent events for
-    2 s, one each `every_s`, default 0.1, then `[DONE]`), `hold_s=1` (answers after a second). A WebSocket is
-    echoed.
+    2 s, one each `every_s`, default 0.1, then `[DONE]`), `hold_s=1` (answers after a second), `reset=0` (resets
+    the connection instead of an answer, or after so many events). A WebSocket is echoed.
 
     `/metrics`, `/health` and `/v1/models` answer as a model server does and are not kept in `requests`.
     """
 
     models: list[str] = field(default_factory=lambda: ["m"])
     metrics: str = IDLE_METRICS
+    status: int = 200
+    """Of answers whose request asks for no other; 0 resets the connection instead."""
     requests: list[Received] = field(default_factory=list)
     aborted: int = 0
     """Requests whose client went away before the answer was complete."""
@@ -107,12 +111,14 @@ class EchoUpstream:
             if request.headers.get("upgrade", "").lower() == "websocket":
                 return await self._echo_websocket(request)
             await asyncio.sleep(float(request.query.get("hold_s", 0)))
-            if "sse_s" in request.query:
+            if request.query.get("reset") == "0" or not self.status:
+                return await self._reset(request)
+            if "sse_s" in request.query and self.status == 200:
                 return await self._stream_events(request)
         except (asyncio.CancelledError, ConnectionError):
             self.aborted += 1
             raise
-        return self._echo(received, int(request.query.get("status", 200)))
+        return self._echo(received, int(request.query.get("status", self.status)))
 
     def _echo(self, received: Received, status: int) -> web.Response:
         echo = {
@@ -131,11 +137,17 @@ class EchoUpstream:
         await response.prepare(request)
         ends_at, number = time.monotonic() + float(request.query["sse_s"]), 0
         while time.monotonic() < ends_at:
+            if request.query.get("reset") == str(number):
+                return await self._reset(request)
             await response.write(b'data: {"number": %d}\n\n' % number)
             number += 1
             await asyncio.sleep(float(request.query.get("every_s", 0.1)))
         await response.write(b"data: [DONE]\n\n")
         return response
+
+    async def _reset(self, request: web.Request) -> web.StreamResponse:
+        reset(request.transport)
+        return await asyncio.get_running_loop().create_future()  # cancelled, as the connection is gone
 
     async def _echo_websocket(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse()

@@ -1,0 +1,362 @@
+"""What a refused client gets; a request that is not decided never reaches an upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+import yaml
+from conftest import StartStack
+from stack import BUFFERED, SHARED, WAYS, Stack, Way, eventually, ext_proc_of, running, stack_fixture
+
+from extproc.demo.bootstrap import POOL
+from extproc.demo.envoy import Envoy
+
+pytestmark = SHARED
+
+CHAT = "/v1/chat/completions"
+LIMIT = 1024 * 1024
+BUSY_METRICS = """\
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 8.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="m"} 9.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.5
+"""
+
+
+def config(addresses: list[str]) -> dict[str, Any]:
+    idle, busy = addresses
+    labelled = {"address": busy, "labels": {"state": "busy"}}
+    return {
+        "pools": [{"name": POOL, "endpoints": [idle, labelled]}],
+        "models": [
+            {"name": "known", "pool": POOL},
+            {"name": "nowhere", "pool": POOL, "targets": [{"model": "x", "labels": {"state": "gone"}}]},
+            sheddable("sheddable", "Sheddable"),
+            sheddable("standard", "Standard"),
+        ],
+        "default_pool": None,
+        "limits": {"max_body_bytes": LIMIT, "max_buffered_bytes": LIMIT},
+    }
+
+
+def sheddable(name: str, criticality: str) -> dict[str, Any]:
+    targets = [{"model": name, "labels": {"state": "busy"}}]
+    return {"name": name, "pool": POOL, "criticality": criticality, "targets": targets}
+
+
+shared_stack = stack_fixture(config, upstreams=2)
+
+
+class Refusal(NamedTuple):
+    status: int
+    reason: str
+    message: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    retry_after: str | None = None
+
+
+NOT_USABLE = "The model name is not usable: it has 1 to 256 bytes and no control characters."
+NO_MODEL = Refusal(
+    400, "missing_model", "The request names no model: the top-level `model` is missing.", param="model"
+)
+REFUSALS: dict[str, tuple[str, dict[str, str], bytes, Refusal]] = {
+    "not JSON": (CHAT, {}, b'{"model": "known"', Refusal(400, "invalid_json", "The body is not JSON: …")),
+    "invalid UTF-8": (
+        CHAT,
+        {},
+        b'{"model": "known", "x": "\xff"}',
+        Refusal(400, "invalid_json", "The body is not JSON: …"),
+    ),
+    "not an object": (CHAT, {}, b'["known"]', NO_MODEL),
+    "no model": (
+        "/openai/v1/completions?x=1",
+        {},
+        b'{"x": {"model": "known"}}',
+        NO_MODEL,
+    ),
+    "the model is no string": (
+        "/v1/messages/count_tokens",
+        {},
+        b'{"model": 7}',
+        Refusal(400, "missing_model", "The request names no model: `model` is not a string.", param="model"),
+    ),
+    "unknown model": (
+        CHAT,
+        {},
+        b'{"model": "unknown"}',
+        Refusal(404, "model_not_found", "The model `unknown` does not exist.", param="model"),
+    ),
+    "a name with a line feed": (
+        CHAT,
+        {},
+        b'{"model": "a\\nb"}',
+        Refusal(404, "model_not_found", NOT_USABLE, param="model"),
+    ),
+    "a name with NUL": (
+        CHAT,
+        {},
+        b'{"model": "\\u0000"}',
+        Refusal(404, "model_not_found", NOT_USABLE, param="model"),
+    ),
+    "a name of 70 KB": (
+        CHAT,
+        {},
+        b'{"model": "' + b"x" * 70_000 + b'"}',
+        Refusal(404, "model_not_found", NOT_USABLE, param="model"),
+    ),
+    "no model where one is not needed, and no default pool": (
+        "/tokenize",
+        {},
+        b"{}",
+        Refusal(404, "model_not_found", "The request names no model.", param="model"),
+    ),
+    "too large": (
+        CHAT,
+        {},
+        b'{"model": "known", "x": "' + b"y" * LIMIT + b'"}',
+        Refusal(413, "body_too_large", f"The body is larger than {LIMIT} bytes."),
+    ),
+    "compressed": (
+        CHAT,
+        {"content-encoding": "gzip"},
+        b"\x1f\x8b\x08",
+        Refusal(
+            415, "unsupported_encoding", "The body's content-encoding cannot be read; send it plain."
+        ),
+    ),
+    "no endpoint for its labels": (
+        CHAT,
+        {},
+        b'{"model": "nowhere"}',
+        Refusal(
+            503,
+            "no_endpoints",
+            f"No endpoint of pool `{POOL}` is ready to take the request.",
+            "service_unavailable_error",
+        ),
+    ),
+    "sheddable while saturated": (
+        CHAT,
+        {},
+        b'{"model": "sheddable"}',
+        Refusal(
+            429,
+            "saturated",
+            f"Pool `{POOL}` is saturated and the request is sheddable; try again later.",
+            "rate_limit_error",
+            retry_after="1",
+        ),
+    ),
+}
+
+
+async def refusal_of(response: aiohttp.ClientResponse) -> Refusal:
+    """What the client got, whole: an error that says more, or other headers, would fail to parse here."""
+    assert response.headers["content-type"] == "application/json"
+    body = await response.json()
+    assert list(body) == ["error"]
+    error = body["error"]
+    assert sorted(error) == ["code", "message", "param", "type"]
+    assert error["code"] == response.headers["x-extproc-reason"]
+    return Refusal(
+        response.status,
+        error["code"],
+        error["message"],
+        error["type"],
+        error["param"],
+        response.headers.get("retry-after"),
+    )
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_a_refused_request_says_why_as_openai_clients_expect_it(stack: Stack, name: str) -> None:
+    path, headers, body, expected = REFUSALS[name]
+    stack.upstreams[1].metrics = BUSY_METRICS
+    busy = stack.upstreams[1].address
+    await eventually(stack.endpoints, lambda endpoints: endpoints[busy]["metrics"]["waiting"] == 9)
+
+    async with stack.client.post(path, data=io.BytesIO(body), headers=headers) as response:
+        refusal = await refusal_of(response)
+
+    if expected.message.endswith("…"):
+        assert refusal.message.startswith(expected.message[:-1])
+        refusal = refusal._replace(message=expected.message)
+    assert refusal == expected
+    assert stack.received() == []
+
+
+async def test_what_is_not_sheddable_is_served_by_a_saturated_pool(stack: Stack) -> None:
+    stack.upstreams[1].metrics = BUSY_METRICS
+    busy = stack.upstreams[1].address
+    await eventually(stack.endpoints, lambda endpoints: endpoints[busy]["metrics"]["waiting"] == 9)
+
+    assert (await stack.chat("standard"))["served_by"] == busy
+
+
+async def test_a_model_that_is_not_listed_is_not_found_by_name(stack: Stack) -> None:
+    async with stack.client.get("/v1/models/unknown") as response:
+        refusal = await refusal_of(response)
+
+    assert refusal == Refusal(
+        404, "model_not_found", "The model `unknown` does not exist.", param="model"
+    )
+
+
+async def test_a_request_without_a_body_is_refused_where_there_is_no_default_pool(stack: Stack) -> None:
+    async with stack.client.get("/version") as response:
+        refusal = await refusal_of(response)
+
+    assert refusal == Refusal(404, "model_not_found", "The request names no model.", param="model")
+
+
+class SlowBody:
+    """A chunked body that stops after *first* until it is told to go on."""
+
+    def __init__(self, first: bytes, rest: bytes = b"") -> None:
+        self.go_on = asyncio.Event()
+        self._first, self._rest = first, rest
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._first
+        await self.go_on.wait()
+        yield self._rest
+
+
+async def post(stack: Stack, body: SlowBody) -> tuple[int, str]:
+    """(status, reason), the latter empty where we did not refuse."""
+    async with stack.client.post(CHAT, data=body) as response:
+        await response.read()
+        return response.status, response.headers.get("x-extproc-reason", "")
+
+
+async def test_uploads_that_together_are_too_much_to_hold_are_refused_and_the_first_goes_on(
+    stack: Stack,
+) -> None:
+    if stack.way.mode == "buffered":
+        pytest.skip("there Envoy holds them, and we only for an instant")
+    size = LIMIT * 3 // 4
+    slow = SlowBody(b'{"model": "known", "x": "' + b"y" * size, b'"}')
+    first = asyncio.create_task(post(stack, slow))
+    await eventually(lambda: stack.metric("buffered_bytes"), lambda bytes_held: bytes_held >= size)
+
+    async with stack.client.post(CHAT, data=b'{"model": "known", "x": "' + b"z" * size + b'"}') as response:
+        refusal = await refusal_of(response)
+    slow.go_on.set()
+
+    assert refusal._replace(message="") == Refusal(
+        503, "overloaded", "", "service_unavailable_error", retry_after="1"
+    )
+    assert await first == (200, "")
+    assert await stack.metric("buffered_bytes") == 0
+
+
+async def test_an_upload_that_is_too_large_is_refused_before_it_has_ended(stack: Stack) -> None:
+    if stack.way.mode == "buffered":
+        pytest.skip("there Envoy shows us a body when it has ended")
+
+    slow = SlowBody(b'{"model": "known", "x": "' + b"y" * LIMIT)
+
+    assert await post(stack, slow) == (413, "body_too_large")
+    slow.go_on.set()
+
+
+# -- Envoy or the service is at fault -----------------------------------------------------------------------
+
+ALONE = pytest.mark.asyncio(loop_scope="function")
+
+
+@ALONE
+async def test_a_streamed_body_mode_is_refused_and_names_the_remedy(
+    start_stack: StartStack, tmp_path: Path
+) -> None:
+    stack = await start_stack(BUFFERED)
+    bootstrap = yaml.safe_load(stack.envoy.config_file.read_text())
+    ext_proc_of(bootstrap)[0]["processing_mode"]["request_body_mode"] = "STREAMED"
+    pools = {POOL: [upstream.address for upstream in stack.upstreams]}
+    envoy = Envoy(BUFFERED.bootstrap, tmp_path, pools=pools, name="streamed")
+    envoy.config_file.write_text(yaml.safe_dump(bootstrap))
+
+    async with running(envoy), aiohttp.ClientSession(envoy.listen) as client:
+        async with client.post(CHAT, json={"model": "m"}) as response:
+            refusal = await refusal_of(response)
+        async with client.get("/version") as response:
+            bodiless = response.status
+
+    assert refusal == Refusal(
+        500,
+        "unsupported_body_mode",
+        "Envoy sends STREAMED request bodies, with which the endpoint is picked before the body is read; "
+        "configure BUFFERED or FULL_DUPLEX_STREAMED.",
+        "server_error",
+    )
+    assert bodiless == 200
+
+
+@ALONE
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.bootstrap)
+async def test_without_the_service_no_request_gets_through(start_stack: StartStack, way: Way) -> None:
+    stack = await start_stack(way)
+    assert (await stack.chat())["served_by"]
+    stack.received()
+    half = SlowBody(b'{"model": "m", ', b'"x": 1}')
+    under_way = asyncio.create_task(post(stack, half))
+    await eventually(stack.state, lambda state: state["open_streams"] == 1)
+
+    stack.service.kill()
+
+    await asyncio.to_thread(stack.service.wait, 10)
+    half.go_on.set()
+    assert (await under_way)[0] >= 500
+    forged = {"x-gateway-destination-endpoint": stack.upstreams[0].address, "x-extproc-pool": POOL}
+    for method, path, body in (("POST", CHAT, b'{"model": "m"}'), ("GET", "/version", None)):
+        async with stack.client.request(method, path, data=body, headers=forged) as response:
+            assert response.status == 503
+    assert stack.received() == []
+
+
+@ALONE
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.bootstrap)
+async def test_what_is_undecided_when_the_drain_ends_is_refused_and_not_let_through(
+    start_stack: StartStack, way: Way
+) -> None:
+    stack = await start_stack(way, flags=("--drain-delay", "0", "--drain-timeout", "0.3"))
+    half = SlowBody(b'{"model": "m", ', b'"x": 1}')
+    under_way = asyncio.create_task(post(stack, half))
+    await eventually(stack.state, lambda state: state["open_streams"] == 1)
+
+    stack.service.terminate()
+
+    assert await under_way == (503, "shutting_down")
+    half.go_on.set()
+    assert await asyncio.to_thread(stack.service.wait, 10) == 0
+    assert stack.received() == []
+    refused = [line for line in stack.service.log() if line["event"] == "request"]
+    assert [(line["outcome"], line["status"]) for line in refused] == [("shutting_down", 503)]
+
+
+@ALONE
+async def test_a_second_signal_ends_the_service_at_once_and_nothing_gets_through(
+    start_stack: StartStack,
+) -> None:
+    stack = await start_stack(BUFFERED, flags=("--drain-delay", "60", "--drain-timeout", "60"))
+    half = SlowBody(b'{"model": "m", ', b'"x": 1}')
+    under_way = asyncio.create_task(post(stack, half))
+    await eventually(stack.state, lambda state: state["open_streams"] == 1)
+
+    stack.service.terminate()
+    await eventually(stack.state, lambda state: state["not_ready"] == ["shutting down"])
+    stack.service.terminate()
+
+    assert await asyncio.to_thread(stack.service.wait, 10) == 1
+    half.go_on.set()
+    assert (await under_way)[0] == 503
+    assert stack.received() == []

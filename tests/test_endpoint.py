@@ -1,0 +1,109 @@
+"""What an endpoint's counts and figures say together."""
+
+from __future__ import annotations
+
+import pytest
+from fleets import NOW, endpoint, metrics
+
+from extproc.endpoint import Endpoint
+
+
+def test_an_endpoint_of_which_nothing_is_known() -> None:
+    made = Endpoint("[2001:db8::1]:80")
+    assert (made.ip, made.in_flight, made.load, made.queue, made.tried) == ("2001:db8::1", 0, 0, 0, False)
+    assert not made.is_fresh(NOW)
+    assert not made.is_saturated(NOW, 0.0, 0.0)
+
+
+def test_requests_are_counted_up_and_down_and_for_ever() -> None:
+    made = Endpoint("10.0.0.1:80")
+    for _ in range(3):
+        made.acquire()
+    made.release()
+    assert (made.in_flight, made.requests, made.load) == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "running", "waiting", "external"),
+    [
+        (0, 0, 0, 0),
+        (0, 3, 2, 5),
+        (4, 3, 2, 1),
+        (5, 3, 2, 0),
+        (9, 3, 2, 0),  # four are on their way, or it has not counted them yet
+    ],
+)
+def test_what_a_scrape_shows_beyond_our_own_requests_is_others(
+    in_flight: int, running: int, waiting: int, external: int
+) -> None:
+    made = endpoint(None, in_flight=in_flight)
+    made.observe(metrics(running, waiting), NOW)
+    assert (made.external, made.load) == (external, in_flight + external)
+
+
+def test_between_two_scrapes_our_own_requests_move_the_load_and_others_stay() -> None:
+    made = endpoint(metrics(running=5), in_flight=2)
+    assert made.load == 7
+    made.release()
+    made.release()
+    assert made.load == 5
+    made.observe(metrics(running=1), NOW + 1)
+    assert made.load == 1
+
+
+@pytest.mark.parametrize(
+    ("waiting", "sent", "ended", "queue"),
+    [(0, 4, 0, 0), (2, 0, 0, 2), (2, 4, 0, 6), (2, 4, 3, 3), (2, 0, 1, 2)],
+)
+def test_where_some_waited_those_sent_since_wait_behind_them(
+    waiting: int, sent: int, ended: int, queue: int
+) -> None:
+    made = endpoint(None, in_flight=1)
+    made.observe(metrics(waiting=waiting), NOW)
+    for _ in range(sent):
+        made.acquire()
+    for _ in range(ended):
+        made.release()
+    assert made.queue == queue
+
+
+def test_figures_are_fresh_for_as_long_as_the_pool_says() -> None:
+    made = Endpoint("10.0.0.1:80", max_age_s=3.0)
+    made.observe(metrics(), NOW)
+    assert (made.is_fresh(NOW + 2.9), made.is_fresh(NOW + 3.0)) == (True, False)
+    made.configure({}, max_age_s=1.0)
+    assert (made.is_fresh(NOW + 0.9), made.is_fresh(NOW + 1.0)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "kv", "saturated"), [(4, 0.89, False), (5, 0.0, True), (0, 0.9, True), (6, 1.0, True)]
+)
+def test_saturated_is_at_or_over_a_limit_while_that_is_known(
+    waiting: int, kv: float, saturated: bool
+) -> None:
+    made = endpoint(metrics(waiting=waiting, kv=kv))
+    assert made.is_saturated(NOW + 1.9, 5, 0.9) is saturated
+    assert not made.is_saturated(NOW + 2.0, 5, 0.9)
+
+
+def test_a_request_whose_stream_closed_early_is_counted_until_it_is_thought_to_have_ended() -> None:
+    made = endpoint(None, in_flight=3)
+    made.linger(NOW + 10)
+    made.linger(NOW + 20)
+    made.expire(NOW + 9.9)
+    assert (made.in_flight, made.lingering) == (3, [NOW + 10, NOW + 20])
+    made.expire(NOW + 10)
+    assert (made.in_flight, made.lingering) == (2, [NOW + 20])
+    made.expire(NOW + 99)
+    made.expire(NOW + 99)
+    assert (made.in_flight, made.lingering) == (1, [])
+
+
+def test_a_scrape_tells_of_lingering_requests_better_than_a_guess() -> None:
+    made = endpoint(None, in_flight=3)
+    made.linger(NOW + 10)
+    made.linger(NOW + 10)
+    made.observe(metrics(running=2), NOW + 1)  # ours, and one that goes on
+    assert (made.in_flight, made.external, made.load, made.lingering) == (1, 1, 2, [])
+    made.expire(NOW + 99)
+    assert made.in_flight == 1

@@ -1,0 +1,159 @@
+"""From the config to what is scraped, and from a scrape to the fleet, the metrics and the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import structlog
+from fleets import NOW, fleet, metrics
+
+from extproc.config import parse_config
+from extproc.metrics import Metrics
+from extproc.scraper import ScrapeTarget
+from extproc.scraping import ScrapeListener, scrape_targets
+
+TWO = "pools: [{name: p, endpoints: ['10.0.0.1:80', '[::1]:81']}]"
+
+
+def targets(text: str) -> list[ScrapeTarget]:
+    return scrape_targets(parse_config(text.encode()))
+
+
+class Listening:
+    """A listener over a fleet under *text*, with the lines that it logs."""
+
+    def __init__(self, text: str = TWO) -> None:
+        self.fleet = fleet(text)
+        self.now = NOW
+        self.metrics = Metrics(self.fleet, lambda: self.now, "0")
+        self.lines: list[Any] = []
+        capture = structlog.testing.LogCapture()
+        self.lines = capture.entries
+        log = structlog.wrap_logger(None, processors=[capture])
+        self.listener = ScrapeListener(self.fleet, self.metrics, log, lambda: self.now)
+        self.target = targets(text)[0]
+
+    def scraped(self, running: int = 0) -> None:
+        self.listener.scraped(self.target, metrics(running), self.now - 0.01, 0.01)
+
+    def failed(self, reason: Any = "timeout", target: ScrapeTarget | None = None) -> None:
+        self.listener.scrape_failed(target or self.target, reason, "no answer", 1.0)
+
+    def count(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+def test_each_endpoint_is_scraped_at_its_own_port_with_the_pools_settings() -> None:
+    assert targets(TWO) == [
+        ScrapeTarget(address="10.0.0.1:80", host="10.0.0.1", port=80),
+        ScrapeTarget(address="[::1]:81", host="::1", port=81),
+    ]
+    settings = """metrics: {port: 9, path: /m, scheme: https, bearer_token_file: /t, insecure_skip_verify: true,
+      select: false, interval_s: 3, timeout_s: 2}"""
+    assert targets(TWO.replace("name: p", f"name: p, {settings}"))[0] == ScrapeTarget(
+        address="10.0.0.1:80",
+        host="10.0.0.1",
+        port=9,
+        path="/m",
+        scheme="https",
+        bearer_token_file="/t",
+        insecure_skip_verify=True,
+        select=False,
+        interval_s=3.0,
+        timeout_s=2.0,
+    )
+
+
+def test_an_address_that_two_pools_scrape_alike_is_scraped_once() -> None:
+    text = "pools: [{name: p, endpoints: ['10.0.0.1:80']}, {name: q, endpoints: ['10.0.0.1:080'], metrics: {METRICS}}]"
+    assert len(targets(text.replace("METRICS", ""))) == 1
+    assert len(targets(text.replace("METRICS", "interval_s: 9"))) == 2
+
+
+def test_a_pool_without_metrics_is_not_scraped() -> None:
+    assert targets(TWO.replace("name: p", "name: p, metrics: {engine: none}")) == []
+
+
+def test_a_scrape_reaches_the_endpoint_and_is_counted() -> None:
+    heard = Listening()
+    heard.scraped(running=7)
+    ((_, endpoint),) = heard.fleet.at("10.0.0.1:80")
+    assert (endpoint.running, endpoint.scraped_at) == (7, NOW)
+    assert heard.count("extproc_scrapes_total", pool="p", result="ok") == 1
+    assert heard.count("extproc_scrape_duration_seconds_count") == 1
+    assert heard.lines == []
+
+
+def test_a_failing_endpoint_is_logged_once_for_each_reason_and_counted_every_time() -> None:
+    heard = Listening()
+    for reason in ("timeout", "timeout", "http_status", "timeout"):
+        heard.failed(reason)
+    assert [(line["event"], line["reason"]) for line in heard.lines] == [
+        ("scrape_failed", "timeout"),
+        ("scrape_failed", "http_status"),
+        ("scrape_failed", "timeout"),
+    ]
+    assert heard.lines[0] == {
+        "event": "scrape_failed",
+        "log_level": "warning",
+        "endpoint": "10.0.0.1:80",
+        "reason": "timeout",
+        "detail": "no answer",
+    }
+    assert heard.count("extproc_scrapes_total", pool="p", result="timeout") == 3
+
+
+def test_its_recovery_is_logged_once() -> None:
+    heard = Listening()
+    heard.failed()
+    heard.scraped()
+    heard.scraped()
+    assert [line["event"] for line in heard.lines] == ["scrape_failed", "scrape_recovered"]
+
+
+def test_refused_scrapes_set_the_endpoint_aside_and_that_is_told() -> None:
+    heard = Listening()
+    for _ in range(3):
+        heard.failed("refused")
+    ((_, endpoint),) = heard.fleet.at("10.0.0.1:80")
+    assert endpoint.health.is_set_aside(NOW)
+    assert heard.lines[1:] == [
+        {
+            "event": "endpoint_set_aside",
+            "log_level": "warning",
+            "pool": "p",
+            "endpoint": "10.0.0.1:80",
+            "cause": "scrape_refused",
+            "pause_s": 5.0,
+        }
+    ]
+    assert heard.count("extproc_endpoints_set_aside_total", pool="p", cause="scrape_refused") == 1
+    heard.scraped()
+    assert not endpoint.health.is_set_aside(NOW)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"), [("port: 9", "refused"), ("", "timeout"), ("", "http_status")]
+)
+def test_only_a_refusal_by_the_port_that_serves_requests_counts_against_an_endpoint(
+    metrics: str, reason: str
+) -> None:
+    heard = Listening(TWO.replace("name: p", f"name: p, metrics: {{{metrics}}}"))
+    for _ in range(10):
+        heard.failed(reason)
+    ((_, endpoint),) = heard.fleet.at("10.0.0.1:80")
+    assert not endpoint.health.is_set_aside(NOW)
+    assert endpoint.tried
+
+
+def test_endpoints_that_left_are_forgotten() -> None:
+    """Pods come and go for months; what failed of them must not add up."""
+    heard = Listening()
+    gone, stays = targets(TWO)
+    heard.failed(target=gone)
+    heard.fleet.apply(parse_config(TWO.replace("'10.0.0.1:80', ", "").encode()))
+    heard.failed(target=stays)
+    heard.fleet.apply(parse_config(TWO.encode()))
+    heard.listener.scraped(gone, metrics(), NOW, 0.01)
+    assert [line["event"] for line in heard.lines] == ["scrape_failed", "scrape_failed"]

@@ -1,0 +1,109 @@
+"""The end of the drain: what is undecided is refused, what is decided is left."""
+
+from __future__ import annotations
+
+import pytest
+from ext_proc_service import (
+    CHAT,
+    RESPONSE_HEADERS_GO,
+    routed_headers,
+    serving,
+    streamed,
+)
+from stream_stages import (
+    BUFFERED,
+    DUPLEX,
+    SHUTTING_DOWN,
+    Stage,
+    answered,
+    decided,
+    duplex_answering,
+    duplex_body_half_seen,
+    duplex_body_not_taken,
+    duplex_headers_seen,
+    headers_seen,
+)
+
+from extproc.protocol.messages import BodyMode
+
+UNDECIDED: list[tuple[Stage, BodyMode]] = [
+    (headers_seen, BUFFERED),
+    (duplex_headers_seen, DUPLEX),
+    (duplex_body_half_seen, DUPLEX),
+]
+
+
+@pytest.mark.parametrize(("stage", "mode"), UNDECIDED)
+async def test_the_end_of_the_drain_refuses_what_is_undecided(stage: Stage, mode: BodyMode) -> None:
+    async with serving() as (service, envoy):
+        stream = envoy.stream(mode)
+        await stage(service, stream)
+        service.processor.refuse_undecided()
+        assert await stream.reply() == SHUTTING_DOWN
+        await stream.closed()
+        await service.idle()
+        assert service.requests == {"none none none shutting_down": 1}
+
+
+@pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
+async def test_a_stream_whose_request_comes_after_the_drain_is_refused_too(mode: BodyMode) -> None:
+    async with serving() as (service, envoy):
+        stream = envoy.stream(mode)
+        await service.until(lambda: service.processor.open_streams == 1)
+        service.processor.refuse_undecided()
+        await stream.request_headers(CHAT)
+        assert await stream.reply() == SHUTTING_DOWN
+        await stream.closed()
+
+
+@pytest.mark.parametrize(
+    ("stage", "mode"), [(decided, BUFFERED), (answered, BUFFERED), (duplex_answering, DUPLEX)]
+)
+async def test_the_end_of_the_drain_leaves_what_is_decided(stage: Stage, mode: BodyMode) -> None:
+    async with serving() as (service, envoy):
+        stream = envoy.stream(mode, mode)
+        await stage(service, stream)
+        service.processor.refuse_undecided()
+        if stage is decided:
+            await stream.response_headers(200)
+            assert await stream.reply() == RESPONSE_HEADERS_GO
+        await stream.end()
+        await service.idle()
+        assert service.requests == {"same same pool completed": 1}
+
+
+async def test_the_end_of_the_drain_leaves_a_decided_body_that_is_still_being_sent() -> None:
+    async with serving() as (service, envoy):
+        stream = envoy.stream(DUPLEX)
+        await duplex_body_not_taken(service, stream)
+        service.processor.refuse_undecided()
+        assert await stream.reply() == routed_headers("same", "same")
+        size, ended = 0, False
+        while not ended:
+            piece = (await stream.reply()).request_body.response.body_mutation.streamed_response
+            size, ended = size + len(piece.body), piece.end_of_stream
+        assert size == 20_000_025
+        await stream.end()
+
+
+async def test_the_end_of_the_drain_leaves_a_response_that_had_no_request_phase() -> None:
+    async with serving() as (service, envoy):
+        stream = envoy.stream(BUFFERED, DUPLEX)
+        await stream.response_headers(200)
+        assert await stream.reply() == RESPONSE_HEADERS_GO
+        service.processor.refuse_undecided()
+        await stream.response_body(b"x", end=True)
+        assert await stream.reply() == streamed(b"x", end=True, response=True)
+        await stream.end()
+
+
+async def test_a_client_that_leaves_while_it_is_being_refused_is_no_bug() -> None:
+    async with serving() as (service, envoy):
+        stream = envoy.stream()
+        await headers_seen(service, stream)
+        stream.cancel()
+        service.processor.refuse_undecided()
+        await service.idle()
+        assert service.sample("extproc_internal_errors_total") == 0
+        (outcome,) = service.requests
+        assert outcome in ("none none none shutting_down", "none none none aborted")

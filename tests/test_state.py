@@ -1,0 +1,115 @@
+"""`/debug/state`: everything that decisions rest on, as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+from fleets import NOW, fleet, metrics
+
+from extproc.health import FAILURES, Failure
+from extproc.state import describe
+
+TEXT = """
+pools:
+- name: p
+  endpoints: [{address: '10.0.0.1:80', labels: {v: a}}, '10.0.0.2:80']
+models:
+- name: m
+  pool: p
+  criticality: Critical
+  sticky: {header: X-User}
+  targets: [{model: x, weight: 9, labels: {v: a}}, {model: y, weight: 0}]
+- {name: n, pool: p}
+"""
+
+
+def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
+    of = fleet(TEXT)
+    (_, first), (pool, second) = of.endpoints()
+    first.acquire()
+    first.acquire()
+    first.linger(NOW + 5)
+    first.observe(metrics(4, 2, 0.5, loras="b a", wait_loras="c", max_loras=4), NOW)
+    first.models = ("x", "y")
+    for _ in range(FAILURES):
+        pool.failed(second, Failure.UNREACHABLE, NOW)
+    assert of.router is not None
+    of.router.loaded_at = 1234.5
+    state = describe(of.router, "abc", NOW + 0.25)
+    assert json.loads(msgspec.json.encode(state)) == {
+        "config": {"sha256": "abc", "loaded_at": 1234.5},
+        "default_pool": "p",
+        "pools": [
+            {
+                "name": "p",
+                "endpoints": [
+                    {
+                        "address": "10.0.0.1:80",
+                        "labels": {"v": "a"},
+                        "in_flight": 1,
+                        "lingering": 0,
+                        "external": 5,
+                        "requests": 2,
+                        "ready": True,
+                        "health": {"failures": 0, "set_aside_for_s": 0.0, "cause": None},
+                        "metrics_age_s": 0.25,
+                        "fresh": True,
+                        "metrics": {
+                            "waiting": 2,
+                            "running": 4,
+                            "kv_cache_usage": 0.5,
+                            "running_loras": ["a", "b"],
+                            "waiting_loras": ["c"],
+                            "max_loras": 4,
+                        },
+                        "models": ["x", "y"],
+                    },
+                    {
+                        "address": "10.0.0.2:80",
+                        "labels": {},
+                        "in_flight": 0,
+                        "lingering": 0,
+                        "external": 0,
+                        "requests": 0,
+                        "ready": False,
+                        "health": {"failures": 3, "set_aside_for_s": 4.75, "cause": "unreachable"},
+                        "metrics_age_s": None,
+                        "fresh": False,
+                        "metrics": None,
+                        "models": [],
+                    },
+                ],
+            }
+        ],
+        "models": [
+            {
+                "name": "m",
+                "pool": "p",
+                "priority": 1,
+                "sticky": "x-user",
+                "targets": [
+                    {"model": "x", "weight": 9, "labels": {"v": "a"}},
+                    {"model": "y", "weight": 0, "labels": {}},
+                ],
+            },
+            {
+                "name": "n",
+                "pool": "p",
+                "priority": 0,
+                "sticky": None,
+                "targets": [{"model": "n", "weight": 1, "labels": {}}],
+            },
+        ],
+    }
+
+
+def test_a_state_without_default_pool_or_models() -> None:
+    of = fleet("pools: [{name: p, endpoints: []}]\ndefault_pool: null")
+    assert of.router is not None
+    assert describe(of.router, "abc", NOW) == {
+        "config": {"sha256": "abc", "loaded_at": 0.0},
+        "default_pool": None,
+        "pools": [{"name": "p", "endpoints": []}],
+        "models": [],
+    }

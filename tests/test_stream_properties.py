@@ -1,0 +1,183 @@
+"""What holds for any conversation, whatever its order and its pieces."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+from stream_talk import (
+    BUFFERED,
+    DUPLEX,
+    NONE,
+    OK,
+    PARTIAL,
+    PIN,
+    REQUEST,
+    RESPONSE,
+    STREAMED,
+    WEBSOCKET,
+    H,
+    streamed,
+    talk,
+)
+
+from extproc.protocol.messages import (
+    BodyMode,
+    BodyReply,
+    HeadersReply,
+    ImmediateReply,
+    Message,
+    ProtocolError,
+    RequestBody,
+    RequestEmpty,
+    RequestHeaders,
+    RequestReady,
+    RequestTrailers,
+    RequestTruncated,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    TrailersReply,
+)
+from extproc.protocol.stream import MAX_CHUNK_BYTES, ExtProcStream, Half
+
+SIZES = st.one_of(
+    st.integers(0, 300), st.sampled_from([MAX_CHUNK_BYTES - 1, MAX_CHUNK_BYTES, 2 * MAX_CHUNK_BYTES])
+)
+PIECES = st.lists(SIZES.map(lambda size: bytes(itertools.islice(itertools.cycle(b"abc"), size))), max_size=5)
+DATA = st.binary(max_size=9)
+MESSAGES: st.SearchStrategy[Message] = st.one_of(
+    st.builds(RequestHeaders, st.sampled_from([H, WEBSOCKET]), st.booleans()),
+    st.builds(RequestBody, DATA, st.booleans()),
+    st.builds(RequestTrailers),
+    st.builds(ResponseHeaders, st.just(OK), st.booleans()),
+    st.builds(ResponseBody, DATA, st.booleans()),
+    st.builds(ResponseTrailers),
+)
+
+
+def request_of(pieces: list[bytes], trailers: bool) -> list[Message]:
+    """What Envoy sends of a request whose body comes in *pieces*."""
+    if not pieces and not trailers:
+        return [RequestHeaders(H, True)]
+    bodies = [RequestBody(piece) for piece in pieces]
+    if not trailers:
+        bodies[-1] = RequestBody(pieces[-1], True)
+    return [RequestHeaders(H), *bodies, *([RequestTrailers()] if trailers else [])]
+
+
+@given(PIECES, st.booleans(), st.none() | PIECES.filter(bool))
+def test_duplex_passes_on_every_byte_in_order(
+    sent: list[bytes], trailers: bool, other: list[bytes] | None
+) -> None:
+    stream = ExtProcStream(DUPLEX, NONE)
+    messages = request_of(sent, trailers)
+    *before, replies = talk(stream, messages, other)
+    assert [reply for answer in before for reply in answer] == []
+    assert replies[0] == HeadersReply(REQUEST, PIN)
+    middle = replies[1:-1] if trailers else replies[1:]
+    chunks = [reply for reply in middle if isinstance(reply, BodyReply)]
+    has_body = len(messages) > 1
+    expected = b"".join(sent if other is None else other) if has_body else b""
+    assert len(chunks) == len(middle)
+    assert b"".join(chunk.streamed or b"" for chunk in chunks) == expected
+    assert all(len(chunk.streamed or b"") <= MAX_CHUNK_BYTES for chunk in chunks)
+    assert [chunk.end_of_stream for chunk in chunks] == [
+        has_body and not trailers and index == len(chunks) - 1 for index in range(len(chunks))
+    ]
+    assert (replies[-1] == TrailersReply(REQUEST)) is trailers
+
+
+@given(PIECES)
+def test_duplex_response_bodies_are_echoed_unchanged_piece_by_piece(pieces: list[bytes]) -> None:
+    stream = ExtProcStream(BUFFERED, DUPLEX)
+    talk(stream, [ResponseHeaders(OK)])
+    assert talk(stream, [ResponseBody(piece) for piece in pieces]) == [
+        streamed(piece, phase=RESPONSE, end=False) for piece in pieces
+    ]
+
+
+@given(st.sampled_from([BUFFERED, PARTIAL]), st.sampled_from([NONE, STREAMED, BUFFERED]), DATA, st.booleans())
+def test_buffered_conversations_have_one_reply_for_each_message(
+    request_mode: BodyMode, response_mode: BodyMode, body: bytes, trailers: bool
+) -> None:
+    messages: list[Message] = [RequestHeaders(H), RequestBody(body, True)]
+    messages += [RequestTrailers()] if trailers else []
+    messages += [ResponseHeaders(OK), ResponseBody(body), ResponseTrailers()]
+    stream = ExtProcStream(request_mode, response_mode)
+    assert [len(replies) for replies in talk(stream, messages)] == [1] * len(messages)
+    assert (stream.request, stream.response) == (Half.DONE, Half.DONE)
+
+
+@given(st.data(), DATA, PIECES)
+def test_request_and_response_interleave_without_touching_each_other(
+    data: st.DataObject, body: bytes, answer: list[bytes]
+) -> None:
+    """Each direction's replies are the same whatever the other direction does in between."""
+    request = request_of([body], False)
+    response: list[Message] = [ResponseHeaders(OK), *(ResponseBody(piece) for piece in answer)]
+    alone = {
+        REQUEST: [reply for replies in talk(ExtProcStream(DUPLEX, DUPLEX), request) for reply in replies],
+        RESPONSE: [reply for replies in talk(ExtProcStream(DUPLEX, DUPLEX), response) for reply in replies],
+    }
+    turns = data.draw(st.permutations([REQUEST] * len(request) + [RESPONSE] * len(response)))
+    sides = {REQUEST: iter(request), RESPONSE: iter(response)}
+    stream = ExtProcStream(DUPLEX, DUPLEX)
+    got = [reply for turn in turns for replies in talk(stream, [next(sides[turn])]) for reply in replies]
+    for phase, expected in alone.items():
+        assert [r for r in got if not isinstance(r, ImmediateReply) and r.phase is phase] == expected
+
+
+@given(
+    st.sampled_from(BodyMode),
+    st.sampled_from(BodyMode),
+    st.lists(MESSAGES, max_size=8),
+    st.sampled_from("rx-"),
+)
+def test_any_sequence_is_handled_or_is_a_protocol_error(
+    request_mode: BodyMode, response_mode: BodyMode, messages: list[Message], then: str
+) -> None:
+    """Whether the driver routes (r), refuses (x) or has failed to answer (-)."""
+    stream = ExtProcStream(request_mode, response_mode)
+    for message in messages:
+        try:
+            event = stream.receive(message)
+        except ProtocolError:
+            assert stream.closed
+            return
+        if isinstance(event, RequestReady | RequestTruncated | RequestEmpty) and then != "-":
+            _decide(stream, event, then)
+        for reply in stream.replies():
+            assert isinstance(reply, HeadersReply | BodyReply | TrailersReply | ImmediateReply)
+        if stream.finished:
+            return
+
+
+def _decide(stream: ExtProcStream, event: RequestReady | RequestTruncated | RequestEmpty, then: str) -> None:
+    if then == "x" or not isinstance(event, RequestReady):
+        stream.respond(400)
+    else:
+        stream.route(PIN)
+
+
+@given(st.sampled_from([BUFFERED, PARTIAL, DUPLEX]), st.lists(MESSAGES, max_size=8))
+def test_no_request_goes_on_before_it_was_routed(mode: BodyMode, messages: list[Message]) -> None:
+    """Nothing of a request with a body leaves before `route`, but the headers of buffered ones, which Envoy holds."""
+    stream = ExtProcStream(mode, NONE)
+    routed = False
+    for message in messages:
+        try:
+            event = stream.receive(message)
+        except ProtocolError:
+            return
+        if isinstance(event, RequestReady):
+            stream.route(PIN)
+            routed = True
+        requests = [
+            reply
+            for reply in stream.replies()
+            if not isinstance(reply, ImmediateReply) and reply.phase is REQUEST
+        ]
+        if not routed:
+            assert requests in ([], [HeadersReply(REQUEST)] if mode is not DUPLEX else [])
