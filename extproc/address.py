@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 
 
 def split(address: str) -> tuple[str, int]:
@@ -28,13 +27,13 @@ def split(address: str) -> tuple[str, int]:
 def _ip(text: str) -> str:
     """*text* as Envoy writes that address; raises ValueError.
 
-    Envoy compares text that inet_ntop made (`::ffff:1.2.3.4` where Python < 3.13 makes `::ffff:102:304`), and
-    knows no IPv6 zones.
+    Envoy compares text that inet_ntop made: `::ffff:1.2.3.4`, where Python < 3.13 makes `::ffff:102:304`.
     """
     ip = ipaddress.ip_address(text)
     if "%" in text:
-        raise ValueError("an IPv6 zone")
-    return socket.inet_ntop(socket.AF_INET if ip.version == 4 else socket.AF_INET6, ip.packed)
+        raise ValueError("an IPv6 zone, which Envoy does not know")
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return f"::ffff:{mapped}" if mapped else str(ip)
 
 
 def join(ip: str, port: int) -> str:

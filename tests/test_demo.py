@@ -230,7 +230,7 @@ def running_demo(folder: Path, *flags: str) -> Iterator[RunningDemo]:
             child.kill()
 
 
-BRIEF = ("--seconds", "1.5", "--burst", "12")
+BRIEF = ("--seconds", "1.5", "--burst", "12", "--speed", "20")
 
 
 @pytest.mark.envoy
@@ -267,14 +267,16 @@ def test_a_demo_that_is_kept_answers_by_hand_until_ctrl_c(tmp_path: Path) -> Non
 
 @pytest.mark.envoy
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_demo_that_is_interrupted_leaves_nothing_running(tmp_path: Path, number: int) -> None:
+def test_a_demo_that_is_interrupted_twice_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
     with running_demo(tmp_path, "--seconds", "60") as demo:
         demo.read_until("Mixed traffic")
         assert len(demo.children()) == 6
         demo.process.send_signal(number)
+        demo.process.send_signal(number)
 
         assert demo.finish() == 130, demo.output
         assert demo.children() == []
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.envoy
@@ -286,4 +288,5 @@ def test_a_demo_whose_service_dies_says_so_and_fails(tmp_path: Path) -> None:
 
         assert demo.finish() == 1, demo.output
         assert "The demo failed: extproc ended on its own." in demo.output
+        assert f"Configs and logs: {tmp_path}" in demo.output
         assert demo.children() == []

@@ -16,7 +16,7 @@ from extproc.demo.plan import ALIAS
 from extproc.demo.process import StartError
 from extproc.demo.run import Demo, Options
 from extproc.demo.screen import Screen
-from extproc.demo.servers import SPEED, Servers
+from extproc.demo.servers import DEFAULT_SPEED, Servers
 
 MAX_WIDTH = 100
 """Columns: longer lines are hard to read; in a pipe there is no terminal to ask, and no table is wider."""
@@ -28,13 +28,20 @@ INTERRUPTED = 130
 @click.command()
 @click.option("--keep", is_flag=True, envvar="KEEP", help="Stay up at the end until Ctrl-C, to try by hand.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.5, 600), default=12.0, show_default=True, help="Of mixed traffic."
+    "--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, help="Of mixed traffic."
 )
 @click.option(
-    "--burst", type=click.IntRange(1, 5000), default=300, show_default=True, help="Requests in the burst."
+    "--burst", type=click.IntRange(1, 5000), default=400, show_default=True, help="Requests in the burst."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic.")
-def demo(keep: bool, seconds: float, burst: int, seed: int) -> None:
+@click.option(
+    "--speed",
+    type=click.FloatRange(0.1, 50),
+    default=DEFAULT_SPEED,
+    show_default=True,
+    help="Of the pods, 1: real.",
+)
+def demo(keep: bool, seconds: float, burst: int, seed: int, speed: float) -> None:
     """A real Envoy, three simulated model servers, and extproc between them: see what goes where, and why.
 
     Takes about a minute. Ends with status 1 if anything fails.
@@ -43,41 +50,52 @@ def demo(keep: bool, seconds: float, burst: int, seed: int) -> None:
     console.width = min(console.width, MAX_WIDTH) if console.is_terminal else MAX_WIDTH
     options = Options(mixed_s=seconds, burst_requests=burst, seed=seed)
     try:
-        sys.exit(asyncio.run(_run(console, options, keep)))
+        sys.exit(asyncio.run(_run(console, options, Servers(speed), keep)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(INTERRUPTED)
 
 
-async def _run(console: Console, options: Options, keep: bool) -> int:
+async def _run(console: Console, options: Options, servers: Servers, keep: bool) -> int:
     """The exit status."""
-    _end_on(signal.SIGTERM, signal.SIGHUP)
-    servers = Servers()
-    done = False
+    _end_on_signals()
+    failed = True
     try:
         await _start(console, servers)
         _introduce(console, servers)
         demonstration = Demo(servers, Screen(console, servers.pods), options)
         await demonstration.run()
-        done = not demonstration.failed
-        if done:
+        failed = bool(demonstration.failed)
+        if not failed:
             await _say_goodbye(console, servers, keep)
+    except asyncio.CancelledError:
+        failed = False
+        raise
     except (StartError, aiohttp.ClientError) as error:
         console.print(Text(f"\n The demo failed: {_reason(servers, error)}", style="red"))
     finally:
+        _ignore_signals()
         await servers.stop()
-        if done:
-            servers.remove_files()
+        if failed:
+            console.print(f"\n Configs and logs: {servers.directory}", soft_wrap=True)
         else:
-            console.print(f"\n Configs and logs: {servers.directory}")
-    return 0 if done else 1
+            servers.remove_files()
+    return 1 if failed else 0
 
 
-def _end_on(*signals: signal.Signals) -> None:
+def _end_on_signals() -> None:
     """They end the demo as Ctrl-C does, so that nothing is left running."""
     task = asyncio.current_task()
     assert task is not None
-    for number in signals:
+    for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+def _ignore_signals() -> None:
+    """While all is being stopped, which takes a second: an impatient Ctrl-C would leave processes behind."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().remove_signal_handler(number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 async def _start(console: Console, servers: Servers) -> None:
@@ -110,7 +128,7 @@ def _introduce(console: Console, servers: Servers) -> None:
         "                ▼\n"
         "             extproc   reads the request, says which pod\n"
     )
-    note = f"Pods are simulated (vLLM on four A10), {SPEED:g} times as fast as real ones. All else is real."
+    note = f"Pods are simulated (vLLM on four A10), {servers.speed:g} times as fast as real ones. All else is real."
     console.print(Text(f"   {note}", style="dim"))
 
 

@@ -28,11 +28,11 @@ from extproc.demo.watch import Watch
 LOOK_S = 0.25
 """Between two looks at the pods."""
 
-MIXED_RATE = 14.0
-"""Requests a second: the pods are busy, and seldom have a queue."""
+MIXED_RATE = 4.5
+"""Requests a second of the pods' clock: they are busy, and seldom have a queue."""
 
-BURST_RATE = 45.0
-"""Requests a second: more than three pods can take for long, so that queues form where work piles up."""
+BURST_RATE = 12.0
+"""Requests a second of the pods' clock: more than they can take for long, so that queues form."""
 LONG_SHARE = 0.08
 """Of the burst's prompts; these are 20x longer."""
 
@@ -41,8 +41,8 @@ LONG_SHARE = 0.08
 class Options:
     """How long the demo takes."""
 
-    mixed_s: float = 12.0
-    burst_requests: int = 300
+    mixed_s: float = 10.0
+    burst_requests: int = 400
     seed: int = 1
 
 
@@ -71,7 +71,7 @@ class Demo:
             "request, draws a version by weight, and picks a pod by its load: what the pod reports, and what "
             "extproc has sent there since.",
         )
-        traffic = plan.mixed_traffic(options.seed, options.mixed_s, MIXED_RATE)
+        traffic = plan.mixed_traffic(options.seed, options.mixed_s, MIXED_RATE * servers.speed)
         outcomes = await self._watched("mixed traffic", traffic, servers.envoy.listen, servers.service.http)
         screen.table(split_table(WEIGHTS, shares(outcomes, plan.ALIAS)))
         users = models_by_user(outcomes)
@@ -88,7 +88,7 @@ class Demo:
 
     async def _bursts(self) -> None:
         options, servers, screen = self._options, self._servers, self._screen
-        burst = plan.burst(options.seed, options.burst_requests, BURST_RATE, LONG_SHARE)
+        burst = plan.burst(options.seed, options.burst_requests, BURST_RATE * servers.speed, LONG_SHARE)
         long_prompts = sum(request.is_long for request in burst)
         screen.phase(
             2,
@@ -140,7 +140,9 @@ class Demo:
                 while not task.done():
                     await asyncio.wait({task}, timeout=LOOK_S)
                     self._servers.check_running()
-                    self._screen.update(label, len(done), len(traffic), await watch.look())
+                    states = await watch.look()
+                    self._screen.update(label, len(done), len(traffic), states)
+                self._screen.finish(label, len(done), len(traffic), await watch.look())
             outcomes = await task
         finally:
             task.cancel()

@@ -32,7 +32,7 @@ class Screen:
         self._bar_width = max(8, min(BAR_WIDTH, console.width - OTHER_COLUMNS))
         self._live: Live | None = None
         self._shown_at: float | None = None
-        """When the last plain update was printed, in seconds (monotonic); None: none of this traffic yet."""
+        """When the last plain update was due, in seconds (monotonic); None: this traffic has had none yet."""
 
     @property
     def is_live(self) -> bool:
@@ -62,13 +62,21 @@ class Screen:
                 self._live = Live(console=self._console, refresh_per_second=8)
                 self._live.start()
             self._live.update(_indented(view))
-        elif self._shown_at is None or time.monotonic() - self._shown_at >= PLAIN_EVERY_S:
+        elif self._shown_at is None:
             self._shown_at = time.monotonic()
-            self.note(f"{label}: {done} of {total} requests done")
-            self._print(self._pod_table(states))
+        elif time.monotonic() - self._shown_at >= PLAIN_EVERY_S:
+            self._print_update(label, done, total, states)
+
+    def finish(self, label: str, done: int, total: int, states: Mapping[str, PodState]) -> None:
+        """The last update of this traffic, which stays on the screen."""
+        if self.is_live:
+            self.update(label, done, total, states)
+        else:
+            self._print_update(label, done, total, states)
+        self.close()
 
     def close(self) -> None:
-        """Ends the updates of this traffic; the last one stays on the screen. Safe to call at any time."""
+        """Gives the terminal back. Safe to call at any time."""
         self._shown_at = None
         if self._live is not None:
             self._live.stop()
@@ -82,6 +90,11 @@ class Screen:
 
     def _print(self, what: RenderableType) -> None:
         self._console.print(_indented(what))
+
+    def _print_update(self, label: str, done: int, total: int, states: Mapping[str, PodState]) -> None:
+        self._shown_at = time.monotonic()
+        self.note(f"{label}: {done} of {total} requests done")
+        self._print(self._pod_table(states))
 
     def _progress(self, label: str, done: int, total: int) -> Table:
         row = Table.grid(padding=(0, 2))

@@ -17,11 +17,11 @@ from extproc.demo.process import ChildProcess, StartError
 from extproc.demo.service import Service, Sim
 from extproc.demo.watch import Pod
 
-SPEED = 3.0
+DEFAULT_SPEED = 3.0
 """How many times faster than real ones the pods are: a burst takes a quarter of a minute, not a whole one."""
 
-SCRAPE_S = 0.2 / SPEED
-"""So that the service is no blinder than it is by default beside pods of normal speed."""
+SCRAPE_S = 0.2
+"""The default interval of scrapes; by the pods' clock, so that the service is no blinder than beside real ones."""
 
 PORT = 10080
 """Where Envoy listens if it can, so that what a reader pastes works in the next run as well."""
@@ -31,7 +31,7 @@ STICKY_WEIGHTS = {BASE: 60, CANARY: 40}
 """More for the canary than above, so that a handful of users is seen to split."""
 
 
-def config(addresses: Sequence[str]) -> dict[str, Any]:
+def config(addresses: Sequence[str], speed: float) -> dict[str, Any]:
     """The service's config: two pods of version v1, and one that has the canary loaded besides."""
     versions = ("v1", "v1", "v2")
     return {
@@ -42,7 +42,7 @@ def config(addresses: Sequence[str]) -> dict[str, Any]:
                     {"address": address, "labels": {"version": version}}
                     for address, version in zip(addresses, versions, strict=True)
                 ],
-                "metrics": {"interval_s": round(SCRAPE_S, 3)},
+                "metrics": {"interval_s": max(0.02, round(SCRAPE_S / speed, 3))},
                 "fallback_endpoints": 2,
             }
         ],
@@ -81,7 +81,8 @@ def _is_free(port: int) -> bool:
 class Servers:
     """All of it runs and is ready after `start`, all of it is gone after `stop`."""
 
-    def __init__(self, speed: float = SPEED) -> None:
+    def __init__(self, speed: float = DEFAULT_SPEED) -> None:
+        self.speed = speed
         self.directory = Path(tempfile.mkdtemp(prefix="extproc-demo-"))
         """Configs and logs."""
         flags = ["--gpu", "a10x4-qwq-32b", "--speed", str(speed), "--model", BASE]
@@ -94,7 +95,7 @@ class Servers:
         await asyncio.gather(*(self._start(sim) for sim in self.sims))
         addresses = [sim.address for sim in self.sims]
         drain = ("--drain-delay", "0", "--drain-timeout", "1")
-        self.service = Service(config(addresses), self.directory, *drain)
+        self.service = Service(config(addresses, self.speed), self.directory, *drain)
         await self._start(self.service)
         await asyncio.to_thread(self.service.wait_ready)
         pools = {POOL: addresses}

@@ -109,9 +109,28 @@ class Stack:
         return lines[0]
 
 
+class SlowBody:
+    """A chunked body that stops after *first* until it is told to go on."""
+
+    def __init__(self, first: bytes, rest: bytes = b"") -> None:
+        self.go_on = asyncio.Event()
+        self._first, self._rest = first, rest
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._first
+        await self.go_on.wait()
+        yield self._rest
+
+    async def post(self, stack: Stack) -> tuple[int, str]:
+        """(status, reason) of a chat with it; the reason is empty where we did not refuse."""
+        async with stack.client.post("/v1/chat/completions", data=self) as response:
+            await response.read()
+            return response.status, response.headers.get("x-extproc-reason", "")
+
+
 def request_id_of(answer: Mapping[str, Any]) -> str:
     """What Envoy called the request that an EchoUpstream answered so."""
-    return dict((name.lower(), value) for name, value in answer["headers"])["x-request-id"]
+    return {name.lower(): value for name, value in answer["headers"]}["x-request-id"]
 
 
 def ext_proc_of(bootstrap: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

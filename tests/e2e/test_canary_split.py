@@ -63,7 +63,9 @@ async def served(stack: Stack, model: str, users: list[str]) -> list[str]:
 
 
 async def test_each_target_gets_its_share(stack: Stack) -> None:
-    before = {t: await stack.metric("requests_total", model="split", target_model=t) for t in (STABLE, CANARY)}
+    before = {
+        t: await stack.metric("requests_total", model="split", target_model=t) for t in (STABLE, CANARY)
+    }
 
     split = Counter(await served(stack, "split", [""] * 400))
 

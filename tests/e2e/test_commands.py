@@ -142,17 +142,19 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 
 async def test_health_is_told_for_the_services_of_the_contract_and_no_others(service: Service) -> None:
-    answers = {}
+    names = ("", "liveness", "readiness", EXT_PROC)
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        for name in ("", "liveness", "readiness", EXT_PROC):
-            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
-            answers[name] = answer.status
+
+        async def ask() -> dict[str, int]:
+            requests = {name: health_pb2.HealthCheckRequest(service=name) for name in names}
+            return {name: (await stub.Check(ask, timeout=10)).status for name, ask in requests.items()}
+
+        serving = dict.fromkeys(names, health_pb2.HealthCheckResponse.SERVING)
+        await eventually(ask, lambda answers: answers == serving)  # a moment after /readyz
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Check(health_pb2.HealthCheckRequest(service="unknown"), timeout=10)
 
-    serving = health_pb2.HealthCheckResponse.SERVING
-    assert answers == dict.fromkeys(["", "liveness", "readiness", EXT_PROC], serving)
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
 
 
@@ -178,7 +180,9 @@ async def test_it_is_not_ready_before_its_endpoints_were_tried_and_ready_after(t
         config = {"pools": [{"name": "p", "endpoints": [upstream.address, dead]}]}
         async with running_service(config, tmp_path) as service:
             state = service.state()
+            told = await eventually(
+                lambda: [line["event"] for line in service.log()], lambda told: "ready" in told
+            )
 
-    told = [line["event"] for line in service.log()]
     assert state["not_ready"] == []
-    assert told.index("listening") < told.index("ready")
+    assert told == ["config_loaded", "listening", "scrape_failed", "ready"]

@@ -57,9 +57,7 @@ async def status_of_a_chat(
     async with AsyncExitStack() as exits:
         upstream = await exits.enter_async_context(EchoUpstream())
         settings = one_pool([upstream.address])
-        service = await exits.enter_async_context(
-            running_service(settings, directory, *QUICK_STOP, *flags)
-        )
+        service = await exits.enter_async_context(running_service(settings, directory, *QUICK_STOP, *flags))
         for number, transport_socket in enumerate(sockets):
             pools = {POOL: [upstream.address]}
             name = f"envoy-{number}"
@@ -100,8 +98,5 @@ async def test_only_gateways_with_a_certificate_of_the_client_authority_get_thro
     flags = ["--tls-cert", files["server"]["crt"], "--tls-key", files["server"]["key"]]
     flags += ["--tls-client-ca", files["gateway"]["crt"]]
 
-    sockets = [
-        tls_context(files["server"], shown)
-        for shown in (files["gateway"], files["stranger"], None)
-    ]
+    sockets = [tls_context(files["server"], shown) for shown in (files["gateway"], files["stranger"], None)]
     assert await status_of_a_chat(tmp_path, flags, *sockets) == [200, 503, 503]

@@ -59,7 +59,9 @@ async def test_a_client_that_leaves_in_the_middle_of_an_answer_is_counted_down(s
 
     # Envoy reports a departure after the response headers like an end.
     assert await last_outcome(stack, path) == ["completed"]
-    await eventually(lambda: sum(upstream.aborted for upstream in stack.upstreams), lambda n: n == aborted + 1)
+    await eventually(
+        lambda: sum(upstream.aborted for upstream in stack.upstreams), lambda n: n == aborted + 1
+    )
 
 
 async def test_a_client_that_leaves_before_the_answer_is_counted_down_as_aborted(stack: Stack) -> None:
@@ -90,7 +92,10 @@ async def test_a_client_that_leaves_in_the_middle_of_its_upload_leaves_nothing_b
 
 @pytest.mark.parametrize(
     ("path", "events", "status", "outcome"),
-    [("/reset-late/v1/completions", 3, 200, "completed"), ("/reset/v1/completions", 0, 503, "upstream_error")],
+    [
+        ("/reset-late/v1/completions", 3, 200, "completed"),
+        ("/reset/v1/completions", 0, 503, "upstream_error"),
+    ],
     ids=["after some events", "instead of an answer"],
 )
 async def test_an_upstream_that_resets_the_connection_is_counted_down(

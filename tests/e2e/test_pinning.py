@@ -107,10 +107,13 @@ async def test_where_envoy_goes_elsewhere_it_is_counted_and_logged_and_nobody_is
     stack = await start_stack(way, all_but_the_last)
     stranger = stack.upstreams[-1].address
 
-    async with other_envoy(stack, tmp_path, [stranger]) as stack:
-        async with stack.client.post("/v1/completions?sse_s=1", json={"model": "m"}) as response:
-            meanwhile = await stack.in_flight()
-            await response.read()
+    async with (
+        other_envoy(stack, tmp_path, [stranger]) as other,
+        other.client.post("/v1/completions?sse_s=1", json={"model": "m"}) as response,
+    ):
+        meanwhile = await stack.in_flight()
+        await response.read()
+    await stack.idle()
 
     assert response.headers["x-served-by"] == stranger
     assert meanwhile == {}

@@ -129,9 +129,7 @@ REFUSALS: dict[str, tuple[str, dict[str, str], bytes, Refusal]] = {
         CHAT,
         {"content-encoding": "gzip"},
         b"\x1f\x8b\x08",
-        Refusal(
-            415, "unsupported_encoding", "The body's content-encoding cannot be read; send it plain."
-        ),
+        Refusal(415, "unsupported_encoding", "The body's content-encoding cannot be read; send it plain."),
     ),
     "no endpoint for its labels": (
         CHAT,
@@ -206,9 +204,7 @@ async def test_a_model_that_is_not_listed_is_not_found_by_name(stack: Stack) -> 
     async with stack.client.get("/v1/models/unknown") as response:
         refusal = await refusal_of(response)
 
-    assert refusal == Refusal(
-        404, "model_not_found", "The model `unknown` does not exist.", param="model"
-    )
+    assert refusal == Refusal(404, "model_not_found", "The model `unknown` does not exist.", param="model")
 
 
 async def test_a_request_without_a_body_is_refused_where_there_is_no_default_pool(stack: Stack) -> None:
@@ -218,26 +214,6 @@ async def test_a_request_without_a_body_is_refused_where_there_is_no_default_poo
     assert refusal == Refusal(404, "model_not_found", "The request names no model.", param="model")
 
 
-class SlowBody:
-    """A chunked body that stops after *first* until it is told to go on."""
-
-    def __init__(self, first: bytes, rest: bytes = b"") -> None:
-        self.go_on = asyncio.Event()
-        self._first, self._rest = first, rest
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._first
-        await self.go_on.wait()
-        yield self._rest
-
-
-async def post(stack: Stack, body: SlowBody) -> tuple[int, str]:
-    """(status, reason), the latter empty where we did not refuse."""
-    async with stack.client.post(CHAT, data=body) as response:
-        await response.read()
-        return response.status, response.headers.get("x-extproc-reason", "")
-
-
 async def test_uploads_that_together_are_too_much_to_hold_are_refused_and_the_first_goes_on(
     stack: Stack,
 ) -> None:
@@ -245,7 +221,7 @@ async def test_uploads_that_together_are_too_much_to_hold_are_refused_and_the_fi
         pytest.skip("there Envoy holds them, and we only for an instant")
     size = LIMIT * 3 // 4
     slow = SlowBody(b'{"model": "known", "x": "' + b"y" * size, b'"}')
-    first = asyncio.create_task(post(stack, slow))
+    first = asyncio.create_task(slow.post(stack))
     await eventually(lambda: stack.metric("buffered_bytes"), lambda bytes_held: bytes_held >= size)
 
     async with stack.client.post(CHAT, data=b'{"model": "known", "x": "' + b"z" * size + b'"}') as response:
@@ -265,16 +241,11 @@ async def test_an_upload_that_is_too_large_is_refused_before_it_has_ended(stack:
 
     slow = SlowBody(b'{"model": "known", "x": "' + b"y" * LIMIT)
 
-    assert await post(stack, slow) == (413, "body_too_large")
+    assert await slow.post(stack) == (413, "body_too_large")
     slow.go_on.set()
 
 
-# -- Envoy or the service is at fault -----------------------------------------------------------------------
-
-ALONE = pytest.mark.asyncio(loop_scope="function")
-
-
-@ALONE
+@pytest.mark.asyncio(loop_scope="function")
 async def test_a_streamed_body_mode_is_refused_and_names_the_remedy(
     start_stack: StartStack, tmp_path: Path
 ) -> None:
@@ -299,64 +270,3 @@ async def test_a_streamed_body_mode_is_refused_and_names_the_remedy(
         "server_error",
     )
     assert bodiless == 200
-
-
-@ALONE
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.bootstrap)
-async def test_without_the_service_no_request_gets_through(start_stack: StartStack, way: Way) -> None:
-    stack = await start_stack(way)
-    assert (await stack.chat())["served_by"]
-    stack.received()
-    half = SlowBody(b'{"model": "m", ', b'"x": 1}')
-    under_way = asyncio.create_task(post(stack, half))
-    await eventually(stack.state, lambda state: state["open_streams"] == 1)
-
-    stack.service.kill()
-
-    await asyncio.to_thread(stack.service.wait, 10)
-    half.go_on.set()
-    assert (await under_way)[0] >= 500
-    forged = {"x-gateway-destination-endpoint": stack.upstreams[0].address, "x-extproc-pool": POOL}
-    for method, path, body in (("POST", CHAT, b'{"model": "m"}'), ("GET", "/version", None)):
-        async with stack.client.request(method, path, data=body, headers=forged) as response:
-            assert response.status == 503
-    assert stack.received() == []
-
-
-@ALONE
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.bootstrap)
-async def test_what_is_undecided_when_the_drain_ends_is_refused_and_not_let_through(
-    start_stack: StartStack, way: Way
-) -> None:
-    stack = await start_stack(way, flags=("--drain-delay", "0", "--drain-timeout", "0.3"))
-    half = SlowBody(b'{"model": "m", ', b'"x": 1}')
-    under_way = asyncio.create_task(post(stack, half))
-    await eventually(stack.state, lambda state: state["open_streams"] == 1)
-
-    stack.service.terminate()
-
-    assert await under_way == (503, "shutting_down")
-    half.go_on.set()
-    assert await asyncio.to_thread(stack.service.wait, 10) == 0
-    assert stack.received() == []
-    refused = [line for line in stack.service.log() if line["event"] == "request"]
-    assert [(line["outcome"], line["status"]) for line in refused] == [("shutting_down", 503)]
-
-
-@ALONE
-async def test_a_second_signal_ends_the_service_at_once_and_nothing_gets_through(
-    start_stack: StartStack,
-) -> None:
-    stack = await start_stack(BUFFERED, flags=("--drain-delay", "60", "--drain-timeout", "60"))
-    half = SlowBody(b'{"model": "m", ', b'"x": 1}')
-    under_way = asyncio.create_task(post(stack, half))
-    await eventually(stack.state, lambda state: state["open_streams"] == 1)
-
-    stack.service.terminate()
-    await eventually(stack.state, lambda state: state["not_ready"] == ["shutting down"])
-    stack.service.terminate()
-
-    assert await asyncio.to_thread(stack.service.wait, 10) == 1
-    half.go_on.set()
-    assert (await under_way)[0] == 503
-    assert stack.received() == []

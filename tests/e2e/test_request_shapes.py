@@ -231,7 +231,9 @@ async def before_trailer_upstream(directory: Path, way: Way) -> AsyncIterator[tu
     """Envoy, the service and an upstream that knows trailers."""
     async with AsyncExitStack() as exits:
         upstream = await exits.enter_async_context(TrailerUpstream())
-        settings = config([upstream.address]) | {"list_models": "forward"}  # so that we do not ask it for its own
+        settings = config([upstream.address]) | {
+            "list_models": "forward"
+        }  # so that we do not ask it for its own
         settings["pools"][0]["metrics"] = {"engine": "none"}
         service = await exits.enter_async_context(running_service(settings, directory))
         pools = {POOL: [upstream.address]}
@@ -264,7 +266,9 @@ async def test_trailers_pass_in_both_directions(tmp_path: Path, way: Way) -> Non
 
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert (body, trailers) == (b"ok", b"x-answer-trailer: there\r\n")
-    assert [request[1:] for request in upstream.requests] == [(b'{"model": "a-longer-name"}', b"x-sum: 7\r\n")]
+    assert [request[1:] for request in upstream.requests] == [
+        (b'{"model": "a-longer-name"}', b"x-sum: 7\r\n")
+    ]
 
 
 @pytest.mark.parametrize("way", DUPLEX_WAYS, ids=lambda way: way.bootstrap)

@@ -206,7 +206,9 @@ async def test_no_control_header_of_a_client_survives_and_its_sticky_key_does(
 
     (request,) = stack.received()
     controls = {
-        name.lower(): request.values(name.lower()) for name, _ in CLIENT_HEADERS if request.values(name.lower())
+        name.lower(): request.values(name.lower())
+        for name, _ in CLIENT_HEADERS
+        if request.values(name.lower())
     }
     expected = {
         "x-gateway-destination-endpoint": [answer["served_by"]],
@@ -225,7 +227,9 @@ async def test_the_decision_is_in_envoys_access_log(stack: Stack) -> None:
     lines = await eventually(
         lambda: [line for line in stack.envoy.access_log() if line["request_id"] == request_id], bool
     )
-    facts = {name: lines[0][name] for name in ("model", "target_model", "pool", "endpoint", "upstream", "status")}
+    facts = {
+        name: lines[0][name] for name in ("model", "target_model", "pool", "endpoint", "upstream", "status")
+    }
     assert facts == {
         "model": "alias",
         "target_model": "real-v2",
