@@ -17,6 +17,7 @@ from ext_proc_service import (
     routed_body,
     serving,
 )
+from grpc import aio
 from stream_stages import (
     BODY,
     BUFFERED,
@@ -97,6 +98,38 @@ async def test_streams_that_break_off_while_their_bodies_are_being_sent_are_no_b
         await service.idle()
         assert service.sample("extproc_internal_errors_total") == 0
         assert service.requests == {"same same pool aborted": len(streams)}
+
+
+class VanishedPeer:
+    """What grpc hands to a handler, where the peer is gone before grpc cancels the handler: a race in real life."""
+
+    def __init__(self, error: aio.BaseError, fails_to: str) -> None:
+        self._error = error
+        self._fails_to = fails_to
+        request = pb.ProcessingRequest()
+        request.request_headers.headers.headers.add(key=":method", value="GET")
+        request.request_headers.end_of_stream = True
+        self._messages = [request.SerializeToString()]
+
+    async def read(self) -> bytes:
+        if not self._messages:
+            assert self._fails_to == "read"
+            raise self._error
+        return self._messages.pop()
+
+    async def write(self, message: bytes) -> None:
+        if self._fails_to == "write":
+            raise self._error
+
+
+@pytest.mark.parametrize("fails_to", ["read", "write"])
+@pytest.mark.parametrize("error", [aio.UsageError("finished"), aio.InternalError("no such call")])
+async def test_a_peer_that_grpc_finds_gone_is_no_bug(error: aio.BaseError, fails_to: str) -> None:
+    async with serving() as (service, _):
+        await service.processor.process(None, VanishedPeer(error, fails_to))
+        assert service.sample("extproc_internal_errors_total") == 0
+        assert service.requests == {"none none pool aborted": 1}
+        assert service.in_flight == {}
 
 
 async def test_one_client_that_leaves_takes_nobody_along() -> None:

@@ -10,6 +10,7 @@ import sys
 import aiohttp
 import click
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from extproc.demo.plan import ALIAS
@@ -129,7 +130,7 @@ def _introduce(console: Console, servers: Servers) -> None:
         "             extproc   reads the request, says which pod\n"
     )
     note = f"Pods are simulated (vLLM on four A10), {servers.speed:g} times as fast as real ones. All else is real."
-    console.print(Text(f"   {note}", style="dim"))
+    console.print(Padding(Text(note, style="dim"), (0, 0, 0, 3), expand=False))
 
 
 async def _say_goodbye(console: Console, servers: Servers, keep: bool) -> None:

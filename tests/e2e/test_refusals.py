@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +10,7 @@ import aiohttp
 import pytest
 import yaml
 from conftest import StartStack
-from stack import BUFFERED, SHARED, WAYS, Stack, Way, eventually, ext_proc_of, running, stack_fixture
+from stack import BUFFERED, SHARED, Stack, eventually, ext_proc_of, running, stack_fixture
 
 from extproc.demo.bootstrap import POOL
 from extproc.demo.envoy import Envoy
@@ -43,7 +41,7 @@ def config(addresses: list[str]) -> dict[str, Any]:
             sheddable("standard", "Standard"),
         ],
         "default_pool": None,
-        "limits": {"max_body_bytes": LIMIT, "max_buffered_bytes": LIMIT},
+        "limits": {"max_body_bytes": LIMIT},
     }
 
 
@@ -212,37 +210,6 @@ async def test_a_request_without_a_body_is_refused_where_there_is_no_default_poo
         refusal = await refusal_of(response)
 
     assert refusal == Refusal(404, "model_not_found", "The request names no model.", param="model")
-
-
-async def test_uploads_that_together_are_too_much_to_hold_are_refused_and_the_first_goes_on(
-    stack: Stack,
-) -> None:
-    if stack.way.mode == "buffered":
-        pytest.skip("there Envoy holds them, and we only for an instant")
-    size = LIMIT * 3 // 4
-    slow = SlowBody(b'{"model": "known", "x": "' + b"y" * size, b'"}')
-    first = asyncio.create_task(slow.post(stack))
-    await eventually(lambda: stack.metric("buffered_bytes"), lambda bytes_held: bytes_held >= size)
-
-    async with stack.client.post(CHAT, data=b'{"model": "known", "x": "' + b"z" * size + b'"}') as response:
-        refusal = await refusal_of(response)
-    slow.go_on.set()
-
-    assert refusal._replace(message="") == Refusal(
-        503, "overloaded", "", "service_unavailable_error", retry_after="1"
-    )
-    assert await first == (200, "")
-    assert await stack.metric("buffered_bytes") == 0
-
-
-async def test_an_upload_that_is_too_large_is_refused_before_it_has_ended(stack: Stack) -> None:
-    if stack.way.mode == "buffered":
-        pytest.skip("there Envoy shows us a body when it has ended")
-
-    slow = SlowBody(b'{"model": "known", "x": "' + b"y" * LIMIT)
-
-    assert await slow.post(stack) == (413, "body_too_large")
-    slow.go_on.set()
 
 
 @pytest.mark.asyncio(loop_scope="function")
