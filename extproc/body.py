@@ -21,6 +21,12 @@ WORK_BYTES: Final = 24 * 1024
 """Work between two turns: 1 ms at 40 ns a byte, as short tokens take."""
 
 
+Piece = bytes | memoryview
+"""Some bytes of a body; a memoryview where they are part of something larger that is not copied."""
+JOIN_MAX_BYTES: Final = 64 * 1024
+"""A spliced chunk up to this size is joined again (a few µs); of a larger one the parts are handed on uncopied."""
+
+
 class _Body(msgspec.Struct):
     model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
@@ -39,14 +45,14 @@ class BodyReader:
     """
 
     def __init__(self) -> None:
-        self.chunks: list[bytes] = []
+        self.chunks: list[Piece] = []
         """All that has been fed, neither joined nor copied."""
         self.size = 0
         """Bytes in `chunks`."""
         self._scanner: ModelScanner | None = None
         self._work = 0
 
-    def feed(self, chunk: bytes) -> Iterable[None]:
+    def feed(self, chunk: Piece) -> Iterable[None]:
         """Takes the next chunk; the iterator of the one before has come to its end."""
         self.chunks.append(chunk)
         self.size += len(chunk)
@@ -60,7 +66,7 @@ class BodyReader:
     def finish(self) -> Generator[None, None, ModelFound]:
         """The body is complete: the iterator's value (that of `yield from`) is what it says."""
         if self._scanner is None:
-            body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+            body = b"".join(self.chunks)  # no copy where it is one object of bytes
             found = _read_plain(body)
             if found is not None:
                 return found
@@ -68,7 +74,7 @@ class BodyReader:
             yield from self._scan(self._scanner, (body,))
         return self._scanner.finish()
 
-    def _scan(self, scanner: ModelScanner, chunks: Iterable[bytes]) -> Iterator[None]:
+    def _scan(self, scanner: ModelScanner, chunks: Iterable[Piece]) -> Iterator[None]:
         for chunk in chunks:
             view = memoryview(chunk)
             for start in range(0, len(chunk), SLICE_BYTES):
@@ -118,14 +124,14 @@ def encode_name(name: str) -> bytes:
     return msgspec.json.encode(name)
 
 
-def splice(chunks: Sequence[bytes], spans: Iterable[tuple[int, int]], replacement: bytes) -> list[bytes]:
+def splice(chunks: Sequence[Piece], spans: Iterable[tuple[int, int]], replacement: bytes) -> list[Piece]:
     """The chunks with `replacement` in place of each span (start, end) of their concatenation.
 
-    Spans are in order, not empty, and apart from each other. Chunks that no span touches are the same objects; of
-    the others what is left is joined anew, and a chunk of which nothing is left is dropped.
+    Spans are in order, not empty, and apart from each other. Chunks that no span touches are the same objects; a
+    small chunk is joined anew, of a large one the parts follow each other. Nothing empty is added.
     """
     waiting = deque(spans)
-    result: list[bytes] = []
+    result: list[Piece] = []
     offset = 0
     for chunk in chunks:
         touching = []
@@ -136,20 +142,23 @@ def splice(chunks: Sequence[bytes], spans: Iterable[tuple[int, int]], replacemen
                 break  # it goes on in the next chunk
             waiting.popleft()
         offset += len(chunk)
-        spliced = _splice_chunk(chunk, touching, replacement) if touching else chunk
-        if spliced or not touching:
-            result.append(spliced)
+        if touching:
+            result += _splice_chunk(chunk, touching, replacement)
+        else:
+            result.append(chunk)
     return result
 
 
-def _splice_chunk(chunk: bytes, spans: Sequence[tuple[int, int]], replacement: bytes) -> bytes:
+def _splice_chunk(chunk: Piece, spans: Sequence[tuple[int, int]], replacement: bytes) -> list[Piece]:
     """A span that starts before the chunk has been replaced there."""
     view = memoryview(chunk)
-    parts: list[bytes | memoryview] = []
+    parts: list[Piece] = []
     kept_from = 0
     for start, end in spans:
         if start >= 0:
             parts += (view[kept_from:start], replacement)
         kept_from = end
     parts.append(view[kept_from:])
-    return b"".join(parts)
+    if len(chunk) <= JOIN_MAX_BYTES:
+        parts = [b"".join(parts)]
+    return [part for part in parts if part]

@@ -20,6 +20,7 @@ from .protocol.messages import (
     BodyMode,
     Headers,
     Mutation,
+    Piece,
     RequestChunk,
     RequestEmpty,
     RequestEvent,
@@ -138,7 +139,7 @@ class Exchange:
             case RequestEmpty():
                 raise intake.empty()
 
-    def _take(self, data: bytes) -> Iterator[None]:
+    def _take(self, data: Piece) -> Iterator[None]:
         limits = self.router.config.limits
         self._size += len(data)
         if self._size > limits.max_body_bytes:
@@ -155,7 +156,7 @@ class Exchange:
         self._decide(None)
         self._stream.route(self._mutation(None))
 
-    def _route(self, body: Sequence[bytes]) -> Iterator[None]:
+    def _route(self, body: Sequence[Piece]) -> Iterator[None]:
         found = yield from self._found()
         decision = self._decide(intake.model(self._reading, found) if found is not None else None)
         new_body = None
@@ -253,7 +254,7 @@ class Exchange:
         return "upstream_error" if self.answer.status >= 500 and self.decision is not None else "completed"
 
 
-def _rewritten(body: Sequence[bytes], found: ModelFound, target_model: str) -> list[bytes] | None:
+def _rewritten(body: Sequence[Piece], found: ModelFound, target_model: str) -> list[Piece] | None:
     """*body* with every top-level `model` replaced; None where that changes nothing."""
     if all(name == target_model for name in found.names):
         return None

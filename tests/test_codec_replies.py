@@ -93,7 +93,7 @@ def test_a_mutation_is_written_whole_into_body_replies() -> None:
     assert encoded(BodyReply(REQUEST, PIN)) == pinned(request_body=part)
     assert encoded(BodyReply(RESPONSE, PIN)) == pinned(response_body=part)
     part.response.body_mutation.body = b"{}"
-    assert encoded(BodyReply(REQUEST, PIN, replace=b"{}")) == pinned(request_body=part)
+    assert encoded(BodyReply(REQUEST, PIN, replace=(b"{}",))) == pinned(request_body=part)
 
 
 @pytest.mark.parametrize("size", [0, 1, 62_000, 65_535, 65_536, 65_537, 1_000_003])
@@ -101,10 +101,10 @@ def test_bodies_of_any_size_are_replaced_and_streamed(size: int) -> None:
     body = (bytes(range(256)) * (size // 256 + 1))[:size]
     mutation = pb.BodyMutation(body=body)
     part = pb.BodyResponse(response=pb.CommonResponse(body_mutation=mutation))
-    assert encoded(BodyReply(REQUEST, replace=body)) == pb.ProcessingResponse(request_body=part)
+    assert encoded(BodyReply(REQUEST, replace=(body,))) == pb.ProcessingResponse(request_body=part)
     with_pin = pb.BodyResponse(response=common())
     with_pin.response.body_mutation.body = body
-    assert encoded(BodyReply(REQUEST, PIN, replace=body)) == pinned(request_body=with_pin)
+    assert encoded(BodyReply(REQUEST, PIN, replace=(body,))) == pinned(request_body=with_pin)
     for end in (False, True):
         streamed = pb.BodyMutation(streamed_response=pb.StreamedBodyResponse(body=body, end_of_stream=end))
         part = pb.BodyResponse(response=pb.CommonResponse(body_mutation=streamed))
@@ -143,7 +143,13 @@ REPLIES: list[tuple[Reply, str]] = [
         (BodyReply(phase, mutation, replace, streamed, end), f"{phase.value}_body")
         for phase in Phase
         for mutation in (Mutation(), PIN, CLEAR_ONLY, METADATA_ONLY)
-        for replace, streamed in ((None, None), (b"", None), (b"x", None), (None, b""), (None, b"x"))
+        for replace, streamed in (
+            (None, None),
+            ((b"",), None),
+            ((b"x", b"y"), None),
+            (None, b""),
+            (None, b"x"),
+        )
         for end in (False, True)
     ),
     (ImmediateReply(200), "immediate_response"),
@@ -157,9 +163,12 @@ def test_a_reply_always_says_what_it_answers(reply: Reply, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("replace", "streamed", "says"), [(b"", None, "body"), (None, b"", "streamed_response")]
+    ("replace", "streamed", "says"),
+    [((b"",), None, "body"), ((), None, "body"), (None, b"", "streamed_response")],
 )
-def test_an_empty_body_is_a_body(replace: bytes | None, streamed: bytes | None, says: str) -> None:
+def test_an_empty_body_is_a_body(
+    replace: tuple[bytes, ...] | None, streamed: bytes | None, says: str
+) -> None:
     reply = encoded(BodyReply(REQUEST, Mutation(), replace, streamed))
     assert reply.request_body.response.body_mutation.WhichOneof("mutation") == says
 

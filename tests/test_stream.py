@@ -55,14 +55,15 @@ def test_buffered_lets_headers_go_and_routes_in_the_answer_to_the_body() -> None
 def test_buffered_replaces_the_whole_body_by_the_pieces_of_another() -> None:
     stream = ExtProcStream(BUFFERED, NONE)
     replies = talk(stream, [RequestHeaders(H), RequestBody(b"old", True)], [b"the ", b"new ", b"one"])
-    assert replies[-1] == [BodyReply(REQUEST, PIN, replace=b"the new one")]
+    assert replies[-1] == [BodyReply(REQUEST, PIN, replace=(b"the ", b"new ", b"one"))]
 
 
-def test_buffered_does_not_copy_a_body_that_is_one_piece() -> None:
+def test_buffered_does_not_copy_the_pieces_of_a_body() -> None:
     stream, body = ExtProcStream(BUFFERED, NONE), bytes(1000)
     (reply,) = talk(stream, [RequestHeaders(H), RequestBody(b"old", True)], [body])[-1]
     assert isinstance(reply, BodyReply)
-    assert reply.replace is body
+    assert reply.replace is not None
+    assert reply.replace[0] is body
 
 
 def test_buffered_body_is_whole_even_where_it_does_not_end_the_stream_because_trailers_follow() -> None:
@@ -109,7 +110,7 @@ def test_buffered_partial_routes_a_whole_body_like_buffered() -> None:
     stream = ExtProcStream(PARTIAL, NONE)
     assert talk(stream, [RequestHeaders(H), RequestBody(b"{}", True)], [b"[", b"]"]) == [
         [HeadersReply(REQUEST)],
-        [BodyReply(REQUEST, PIN, replace=b"[]")],
+        [BodyReply(REQUEST, PIN, replace=(b"[", b"]"))],
     ]
 
 

@@ -5,14 +5,16 @@ The only module of the hot path that knows protobuf.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from envoy.config.core.v3 import base_pb2 as core
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct as ProtoStruct
+from msgspec import Struct
 
+from . import wire
 from .messages import (
     BodyMode,
     BodyReply,
@@ -23,6 +25,7 @@ from .messages import (
     Mutation,
     Pairs,
     Phase,
+    Piece,
     ProtocolError,
     Reply,
     RequestBody,
@@ -34,32 +37,43 @@ from .messages import (
     TrailersReply,
 )
 
-Request: TypeAlias = pb.ProcessingRequest
 ATTRIBUTES_KEY = "envoy.filters.http.ext_proc"
 """Attributes come under this key whatever the filter is called in the chain."""
 
 
+class Request(Struct, frozen=True):
+    """A ProcessingRequest; a large body is beside the protobuf message and not in it."""
+
+    message: pb.ProcessingRequest
+    large: wire.LargeBody | None = None
+
+
 def parse(data: bytes) -> Request:
     """One ProcessingRequest; raises ProtocolError where *data* is none."""
+    large = wire.take_body(data) if len(data) > wire.LARGE_BYTES else None
     try:
-        return Request.FromString(data)
+        return Request(pb.ProcessingRequest.FromString(data if large is None else large.rest), large)
     except DecodeError:
         raise ProtocolError("not a ProcessingRequest") from None
 
 
 def body_modes(first: Request) -> tuple[BodyMode, BodyMode]:
     """(request, response) body modes, which Envoy tells in the first message only."""
-    if not first.HasField("protocol_config"):
+    if not first.message.HasField("protocol_config"):
         return BodyMode.BUFFERED, BodyMode.NONE  # Envoys before 1.34 do not tell
-    config = first.protocol_config
+    config = first.message.protocol_config
     try:
         return BodyMode(config.request_body_mode), BodyMode(config.response_body_mode)
     except ValueError as error:
         raise ProtocolError(f"unknown body mode: {error}") from None
 
 
-def decode(message: Request) -> Message:
-    """The protocol message in *message*; raises ProtocolError where it holds none that is known."""
+def decode(request: Request) -> Message:
+    """The protocol message in *request*; raises ProtocolError where it holds none that is known."""
+    large, message = request.large, request.message
+    if large is not None:
+        kind_of_body = RequestBody if large.phase is Phase.REQUEST else ResponseBody
+        return kind_of_body(large.data, large.end_of_stream)
     kind = message.WhichOneof("request")
     match kind:
         case "request_headers":
@@ -90,14 +104,14 @@ def _headers(header_map: core.HeaderMap) -> Headers:
     return headers
 
 
-def metadata_value(message: Request, namespace: str, key: str) -> str | list[str] | None:
-    """One value of the dynamic metadata that Envoy forwarded with *message*; None where it is absent.
+def metadata_value(request: Request, namespace: str, key: str) -> str | list[str] | None:
+    """One value of the dynamic metadata that Envoy forwarded with *request*; None where it is absent.
 
     A list keeps its strings; values of another kind are no addresses and count as an empty list.
     """
-    if not message.HasField("metadata_context"):
+    if not request.message.HasField("metadata_context"):
         return None
-    namespaces = message.metadata_context.filter_metadata
+    namespaces = request.message.metadata_context.filter_metadata
     if namespace not in namespaces or key not in namespaces[namespace].fields:
         return None
     value = namespaces[namespace].fields[key]
@@ -106,11 +120,12 @@ def metadata_value(message: Request, namespace: str, key: str) -> str | list[str
     return [item.string_value for item in value.list_value.values if item.HasField("string_value")]
 
 
-def attribute(message: Request, name: str) -> str | None:
+def attribute(request: Request, name: str) -> str | None:
     """One attribute that the filter's `response_attributes` or `request_attributes` asks for."""
-    if ATTRIBUTES_KEY not in message.attributes:
+    attributes = request.message.attributes
+    if ATTRIBUTES_KEY not in attributes:
         return None
-    fields = message.attributes[ATTRIBUTES_KEY].fields
+    fields = attributes[ATTRIBUTES_KEY].fields
     if name not in fields:
         return None
     value = fields[name]
@@ -146,21 +161,18 @@ def _headers_reply(phase: Phase, mutation: Mutation) -> bytes:
 
 
 def _body_reply(
-    phase: Phase, mutation: Mutation, replace: bytes | None, streamed: bytes | None, end: bool
+    phase: Phase, mutation: Mutation, replace: Sequence[Piece] | None, streamed: Piece | None, end: bool
 ) -> bytes:
-    empty = _is_empty(mutation)
-    if empty and replace is None and streamed is None:
-        return _CONTINUE_BODY[phase]
+    if streamed is not None:
+        return wire.streamed(phase, streamed, end)
+    response = _CONTINUE_BODY[phase] if _is_empty(mutation) else _mutated_body(phase, mutation)
+    return response if replace is None else wire.with_body(response, phase, replace)
+
+
+def _mutated_body(phase: Phase, mutation: Mutation) -> bytes:
     response = pb.ProcessingResponse()
     part = response.request_body if phase is Phase.REQUEST else response.response_body
-    common = part.response
-    if not empty:
-        _mutate(response, common, mutation)
-    if streamed is not None:
-        common.body_mutation.streamed_response.body = streamed
-        common.body_mutation.streamed_response.end_of_stream = end
-    elif replace is not None:
-        common.body_mutation.body = replace
+    _mutate(response, part.response, mutation)
     return _serialised(response)
 
 

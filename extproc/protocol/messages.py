@@ -15,6 +15,8 @@ Headers = Mapping[str, str]
 """Lower-case names to values; a repeated header's values are joined with ", " (RFC 9110 §5.3)."""
 
 Pairs = tuple[tuple[str, str], ...]
+Piece = bytes | memoryview
+"""Bytes of a body; a memoryview where they lie in a larger message that is not copied."""
 
 
 class BodyMode(enum.IntEnum):
@@ -42,7 +44,7 @@ class RequestHeaders(Struct, frozen=True, gc=False):
 
 
 class RequestBody(Struct, frozen=True, gc=False):
-    data: bytes
+    data: Piece
     end_of_stream: bool = False
 
 
@@ -56,7 +58,7 @@ class ResponseHeaders(Struct, frozen=True, gc=False):
 
 
 class ResponseBody(Struct, frozen=True, gc=False):
-    data: bytes
+    data: Piece
     end_of_stream: bool = False
 
 
@@ -89,14 +91,14 @@ class HeadersReply(Struct, frozen=True):
 
 
 class BodyReply(Struct, frozen=True):
-    """The answer to a body message; `replace` and `streamed` exclude each other."""
+    """The answer to a body message."""
 
     phase: Phase
     mutation: Mutation = NO_MUTATION
-    replace: bytes | None = None
-    """BUFFERED: the whole new body; None leaves it as it came."""
-    streamed: bytes | None = None
-    """FULL_DUPLEX_STREAMED: the next piece of the body that goes on."""
+    replace: Sequence[Piece] | None = None
+    """BUFFERED: the whole new body in pieces; None leaves it as it came."""
+    streamed: Piece | None = None
+    """FULL_DUPLEX_STREAMED: the next piece of the body that goes on; it comes without mutation and `replace`."""
     end_of_stream: bool = False
 
 
@@ -129,16 +131,16 @@ class RequestStarted(Struct, frozen=True):
 class RequestChunk(Struct, frozen=True):
     """A piece of a body that is not complete yet."""
 
-    data: bytes
+    data: Piece
 
 
 class RequestReady(Struct, frozen=True):
     """The request is whole: `route` or `respond` must follow."""
 
     headers: Headers
-    body: Sequence[bytes] | None
+    body: Sequence[Piece] | None
     """The body's pieces in order; None where Envoy sends none (no body, an upgrade, mode NONE)."""
-    last: bytes = b""
+    last: Piece = b""
     """The piece of the body that was not told as a RequestChunk; b"" where trailers ended it."""
 
 

@@ -23,6 +23,7 @@ from .messages import (
     Mutation,
     Pairs,
     Phase,
+    Piece,
     ProtocolError,
     Reply,
     RequestBody,
@@ -113,12 +114,12 @@ class ExtProcStream:
         self._request_mode = request_mode
         self._response_mode = response_mode
         self._headers: Headers = {}
-        self._body: list[bytes] = []
+        self._body: list[Piece] = []
         self._bodiless = False
         self._upgrade = False
         self._trailers = False
         self._replies: list[Reply] = []
-        self._pieces: Sequence[bytes] | None = None
+        self._pieces: Sequence[Piece] | None = None
 
     def receive(self, message: Message) -> Event | None:
         """Take one message of Envoy's; raises ProtocolError where it is impossible here."""
@@ -178,7 +179,7 @@ class ExtProcStream:
             self._replies.append(HeadersReply(Phase.REQUEST))  # until then Envoy holds the body back
         return RequestStarted(headers)
 
-    def _request_body(self, data: bytes, end: bool) -> Event | None:
+    def _request_body(self, data: Piece, end: bool) -> Event | None:
         if self._upgrade:
             self._replies.append(BodyReply(Phase.REQUEST, streamed=data, end_of_stream=end))
             return None
@@ -199,10 +200,10 @@ class ExtProcStream:
         self._trailers = True
         return self._ready()
 
-    def _ready(self, last: bytes = b"") -> RequestReady:
+    def _ready(self, last: Piece = b"") -> RequestReady:
         return RequestReady(self._headers, self._body, last)
 
-    def _response_body(self, data: bytes, end: bool) -> Event | None:
+    def _response_body(self, data: Piece, end: bool) -> Event | None:
         if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
             self._replies.append(BodyReply(Phase.RESPONSE, streamed=data, end_of_stream=end))
         else:
@@ -220,7 +221,7 @@ class ExtProcStream:
                 HeadersReply(Phase.REQUEST, Mutation(remove_headers=names, clear_route_cache=True))
             ]
 
-    def route(self, mutation: Mutation = NO_MUTATION, body: Sequence[bytes] | None = None) -> None:
+    def route(self, mutation: Mutation = NO_MUTATION, body: Sequence[Piece] | None = None) -> None:
         """Send the request on with *mutation* and, if given, another *body* (its pieces, in order)."""
         assert self.request is Half.WHOLE, self.request
         self.request = Half.DONE
@@ -230,7 +231,7 @@ class ExtProcStream:
             return
         pieces, self._body = (self._body if body is None else body), []
         if self._request_mode is BodyMode.BUFFERED or self._request_mode is BodyMode.BUFFERED_PARTIAL:
-            replace = None if body is None else b"".join(pieces) if len(pieces) != 1 else pieces[0]
+            replace = None if body is None else tuple(body)
             self._replies.append(BodyReply(Phase.REQUEST, mutation, replace=replace))
             return
         self._replies.append(HeadersReply(Phase.REQUEST, mutation))
@@ -260,7 +261,7 @@ class ExtProcStream:
             pieces, self._pieces = self._pieces, None
             yield from self._streamed(pieces)
 
-    def _streamed(self, pieces: Sequence[bytes]) -> Iterator[Reply]:
+    def _streamed(self, pieces: Sequence[Piece]) -> Iterator[Reply]:
         """The body in pieces of at most MAX_CHUNK_BYTES; exactly one of them ends the stream, or trailers do."""
         last = len(pieces) - 1
         for index, piece in enumerate(pieces):

@@ -1,4 +1,4 @@
-"""Bodies in and out of serialised messages with one copy each; protobuf makes three in and three out.
+"""Bodies out of serialised messages without a copy and into them with one; protobuf makes three each way.
 
 At 32 MiB a copy stalls the event loop for about 10 ms.  Only the wire format's framing is known here:
 https://protobuf.dev/programming-guides/encoding/
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from .messages import Phase, ProtocolError
+from .messages import Phase, Piece, ProtocolError
 
 LARGE_BYTES = 64 * 1024
 """Above this a message is taken apart by hand; below, protobuf is faster than Python."""
@@ -31,7 +31,8 @@ class LargeBody(Struct, frozen=True):
     """A body taken out of a serialised ProcessingRequest."""
 
     phase: Phase
-    data: bytes
+    data: memoryview
+    """A window on the message: not even one copy is made here."""
     end_of_stream: bool
     rest: bytes
     """The message without the body: metadata, attributes, protocol config."""
@@ -48,11 +49,11 @@ def take_body(message: bytes) -> LargeBody | None:
     return None
 
 
-def _http_body(message: bytes, start: int, end: int) -> tuple[bytes, bool]:
-    data, end_of_stream = b"", False
+def _http_body(message: bytes, start: int, end: int) -> tuple[memoryview, bool]:
+    data, end_of_stream = memoryview(b""), False
     for number, kind, _, value, after in _fields(message, start, end):
         if number == 1 and kind == _LENGTH_DELIMITED:
-            data = message[value:after]
+            data = memoryview(message)[value:after]
         elif number == 2 and kind == _VARINT:
             end_of_stream = _varint(message, value, end)[0] != 0
     return data, end_of_stream
@@ -107,7 +108,7 @@ def _nested(size: int, *numbers: int) -> bytes:
     return framing
 
 
-def with_body(response: bytes, phase: Phase, pieces: Iterable[bytes]) -> bytes:
+def with_body(response: bytes, phase: Phase, pieces: Iterable[Piece]) -> bytes:
     """The serialised ProcessingResponse *response* with *pieces* as its new body.
 
     Appending is enough: a parser merges what comes twice of an embedded message.
@@ -118,9 +119,11 @@ def with_body(response: bytes, phase: Phase, pieces: Iterable[bytes]) -> bytes:
     return b"".join((response, framing, *pieces))
 
 
-def streamed(phase: Phase, data: bytes, end_of_stream: bool) -> bytes:
+def streamed(phase: Phase, data: Piece, end_of_stream: bool) -> bytes:
     """A serialised ProcessingResponse that streams *data* on."""
-    end = b"\x10\x01" if end_of_stream else b""  # StreamedBodyResponse {bytes body = 1; bool end_of_stream = 2;}
+    end = (
+        b"\x10\x01" if end_of_stream else b""
+    )  # StreamedBodyResponse {bytes body = 1; bool end_of_stream = 2;}
     body = b"\x0a" + _encode_varint(len(data)) if data else b""
     size = len(body) + len(data) + len(end)
     framing = _nested(size, RESPONSE_BODY_FIELDS[phase], RESPONSE, BODY_MUTATION, STREAMED_RESPONSE)
