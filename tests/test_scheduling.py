@@ -157,6 +157,8 @@ SCORES: list[tuple[Scorer, list[EngineMetrics | None], list[float]]] = [
         [metrics(loras="m", max_loras=1), None, metrics(loras="x", max_loras=1)],
         [1.0, 0.5, 0.0],
     ),
+    # a base model, which needs no slot
+    (LoraAffinityScorer(), [metrics(loras="x", max_loras=1), metrics(max_loras=1), None], [1.0, 1.0, 1.0]),
 ]
 
 

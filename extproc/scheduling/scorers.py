@@ -77,13 +77,17 @@ class LoraAffinityScorer(Plugin, frozen=True, tag="lora-affinity"):
     """Prefers endpoints that have the target's adapter loaded, then those with a free adapter slot.
 
     1 where it runs, 0.8 where a slot is free (or no adapter was ever reported), 0.6 where it waits, 0 where
-    another must be evicted.
+    another must be evicted.  All equal for a model that no endpoint reports as an adapter: base models need no
+    slot, and must not be kept away from endpoints whose slots are taken.
     """
 
     weight: Weight = 1.0
 
     def score(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
         model = request.target_model
+        fresh = [e for e in endpoints if e.fresh_until > now]
+        if not any(model in e.running_loras or model in e.waiting_loras for e in fresh):
+            return [1.0] * len(endpoints)
         scores = [
             (_lora_score(model, e) if e.max_loras else FREE_SLOT) if e.fresh_until > now else None
             for e in endpoints
