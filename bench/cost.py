@@ -11,7 +11,6 @@ from . import peer
 from .figure import Figure, paired_ratio
 from .programs import PortProgram, cpu_s, service
 
-ENDPOINTS = [f"127.0.0.1:{8001 + index}" for index in range(5)]
 ROUNDS = 7
 SIZES = ((1_200, 1_500, 2.5), (220_000, 300, None))
 """(body in bytes, requests a round, reach of the ratio)."""
@@ -20,7 +19,7 @@ SIZES = ((1_200, 1_500, 2.5), (220_000, 300, None))
 def measure(directory: Path) -> Iterator[Figure]:
     with (
         PortProgram("bench.minimal_server", directory) as minimal,
-        service(directory, ENDPOINTS, {"engine": "none"}, "cost") as ours,
+        service(directory, peer.ENDPOINTS, {"engine": "none"}, "cost") as ours,
     ):
         ports = {minimal.pid: minimal.port, ours.pid: int(ours.grpc.rpartition(":")[2])}
         for size, count, reach in SIZES:
@@ -35,13 +34,13 @@ def measure(directory: Path) -> Iterator[Figure]:
             )
 
 
-def _costs(ports: dict[int, int], messages: list[bytes], count: int) -> dict[int, list[float]]:
+def _costs(ports: dict[int, int], conversation: peer.Conversation, count: int) -> dict[int, list[float]]:
     """CPU seconds a request for each process, a figure a round; the two take turns."""
     costs: dict[int, list[float]] = {pid: [] for pid in ports}
     for round_ in range(ROUNDS + 1):
         for pid, port in ports.items():
             before = cpu_s(pid)
-            asyncio.run(peer.drive(port, messages, count))
+            asyncio.run(peer.drive(port, conversation, count))
             if round_:  # the first warms up
                 costs[pid].append((cpu_s(pid) - before) / count)
     return costs

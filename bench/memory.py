@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import peer
-from .cost import ENDPOINTS
 from .figure import Figure
 from .programs import rss_bytes, service
 
@@ -16,22 +15,20 @@ WARM_UP = 200
 
 
 def measure(directory: Path) -> Iterator[Figure]:
-    with service(directory, ENDPOINTS, {"engine": "none"}, "memory") as ours:
+    with service(directory, peer.ENDPOINTS, {"engine": "none"}, "memory") as ours:
         port = int(ours.grpc.rpartition(":")[2])
         per_stream = asyncio.run(_per_stream_bytes(ours.pid, port))
     yield Figure("memory per open stream", per_stream / 1000, "KB", 40, f"{STREAMS} streams, answers running")
 
 
 async def _per_stream_bytes(pid: int, port: int) -> float:
-    messages = peer.conversation(peer.chat(1_200))
-    await peer.drive(port, messages, WARM_UP)
+    conversation = peer.conversation(peer.chat(1_200))
+    await peer.drive(port, conversation, WARM_UP)
     async with peer.channel(port) as envoy:
         before = rss_bytes(pid)
         streams = [peer.open_stream(envoy) for _ in range(STREAMS)]
         for stream in streams:
-            for message in messages:
-                await stream.write(message)
-                await stream.read()
+            await peer.begin(stream, conversation)
         grown = rss_bytes(pid) - before
         for stream in streams:
             await stream.done_writing()

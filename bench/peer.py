@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from typing import NamedTuple
 
-import grpc
 from envoy.config.core.v3 import base_pb2 as core
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from grpc import aio
@@ -14,6 +13,7 @@ from grpc import aio
 from extproc.server import SERVICE_NAME
 
 BUFFERED = 2
+ENDPOINTS = [f"127.0.0.1:{8001 + index}" for index in range(5)]
 AT_ONCE = 16
 """Streams at a time: enough to keep one process busy."""
 REQUEST_HEADERS = {
@@ -50,16 +50,30 @@ def chat(size_bytes: int) -> bytes:
     return json.dumps(request).encode()
 
 
-def conversation(body: bytes) -> list[bytes]:
-    """What Envoy sends for one buffered request with *body*, serialised."""
+class Conversation(NamedTuple):
+    """What Envoy sends for one buffered request, serialised."""
+
+    headers: bytes
+    body: bytes
+    answers: dict[bytes, bytes]
+    """The response headers, by the address that they say served: the one the request was pinned to."""
+
+
+def conversation(body: bytes) -> Conversation:
+    """A chat request with *body*, and its answer by any of ENDPOINTS."""
     headers = {**REQUEST_HEADERS, "content-length": str(len(body))}
     begin = pb.ProcessingRequest(request_headers=_headers(headers))
     begin.protocol_config.request_body_mode = BUFFERED
     whole = pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True))
+    answers = {endpoint.encode(): _answer(endpoint) for endpoint in ENDPOINTS}
+    return Conversation(begin.SerializeToString(), whole.SerializeToString(), answers)
+
+
+def _answer(endpoint: str) -> bytes:
     answer = pb.ProcessingRequest(response_headers=_headers(RESPONSE_HEADERS))
     served = answer.attributes["envoy.filters.http.ext_proc"].fields["upstream.address"]
-    served.string_value = "127.0.0.1:8001"
-    return [message.SerializeToString() for message in (begin, whole, answer)]
+    served.string_value = endpoint
+    return bytes(answer.SerializeToString())
 
 
 def _headers(values: dict[str, str]) -> pb.HttpHeaders:
@@ -76,24 +90,37 @@ def open_stream(peer: aio.Channel) -> aio.StreamStreamCall[bytes, bytes]:
     return peer.stream_stream(f"/{SERVICE_NAME}/Process")()
 
 
-async def converse(peer: aio.Channel, messages: Sequence[bytes]) -> None:
+async def converse(peer: aio.Channel, conversation: Conversation) -> None:
     """One request from its headers to its end."""
     stream = open_stream(peer)
-    for message in messages:
-        await stream.write(message)
-        if await stream.read() is grpc.aio.EOF:
-            raise RuntimeError("the server closed the stream")
+    await begin(stream, conversation)
     await stream.done_writing()
     await stream.read()
 
 
-async def drive(port: int, messages: Sequence[bytes], count: int) -> None:
+async def begin(stream: aio.StreamStreamCall[bytes, bytes], conversation: Conversation) -> None:
+    """One request until its answer runs."""
+    await _ask(stream, conversation.headers)
+    pinned = await _ask(stream, conversation.body)
+    served = next(answer for endpoint, answer in conversation.answers.items() if endpoint in pinned)
+    await _ask(stream, served)
+
+
+async def _ask(stream: aio.StreamStreamCall[bytes, bytes], message: bytes) -> bytes:
+    await stream.write(message)
+    reply = await stream.read()
+    if not isinstance(reply, bytes):
+        raise RuntimeError(f"the server closed the stream: {await stream.code()}")
+    return reply
+
+
+async def drive(port: int, conversation: Conversation, count: int) -> None:
     """*count* conversations, AT_ONCE at a time."""
     async with channel(port) as peer:
         todo = iter(range(count))
 
         async def worker() -> None:
             for _ in todo:
-                await converse(peer, messages)
+                await converse(peer, conversation)
 
         await asyncio.gather(*[worker() for _ in range(AT_ONCE)])

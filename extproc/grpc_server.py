@@ -12,10 +12,16 @@ from .server import SERVICE_NAME, ExternalProcessor
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 """A BUFFERED body is one message.  What bounds it is Envoy's buffer limit; ours is far above any, so that a body over
 `limits.max_body_bytes` gets a 413 and not a broken stream."""
+MAX_PENDING_STREAMS = 100_000
+"""A few KB each: what is more than a process can take up in a minute is better refused."""
 
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Streams that came and were not taken up yet: gRPC begins to cancel some at random at 1,000, which a burst of
+    # requests reaches while the event loop is busy for a moment; Envoy answers each with a 500.
+    ("grpc.server.max_pending_requests", MAX_PENDING_STREAMS),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_STREAMS),
     # Two servers that share a port by accident would each see half of the requests.
     ("grpc.so_reuseport", 0),
     # An Envoy that vanished without closing is noticed within 40 s, so that its streams are counted down.

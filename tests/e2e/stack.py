@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 import aiohttp
 import pytest
@@ -151,15 +151,19 @@ def metric_of(page: str, name: str, **labels: str) -> float:
     return sum(sample.value for sample in samples)
 
 
+@overload
 async def eventually(
-    ask: Callable[[], T | Awaitable[T]], until: Callable[[T], object], within_s: float = 15.0
-) -> T:
+    ask: Callable[[], Awaitable[T]], until: Callable[[T], object], within_s: float = ...
+) -> T: ...
+@overload
+async def eventually(ask: Callable[[], T], until: Callable[[T], object], within_s: float = ...) -> T: ...
+async def eventually(ask: Callable[[], Any], until: Callable[[Any], object], within_s: float = 15.0) -> Any:
     """Asks until the answer is good, which it then returns; the bound is for a loaded machine."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
     while True:
         asked = ask()
-        answer: T = await asked if inspect.isawaitable(asked) else asked
+        answer = await asked if inspect.isawaitable(asked) else asked
         if until(answer):
             return answer
         assert loop.time() < deadline, f"still {answer!r} after {within_s:g} s"

@@ -50,7 +50,7 @@ async def test_a_terminated_service_is_not_ready_but_goes_on_and_ends_when_all_i
     assert rest.endswith(b"data: [DONE]\n\n")
     assert await asyncio.to_thread(stack.service.wait, 20) == 0
     events = [line["event"] for line in stack.service.log()]
-    assert events[-1] == "stopped"
+    assert "stopped" in events
     assert "drain_timeout" not in events
     outcomes = [line["outcome"] for line in stack.service.log() if line["event"] == "request"]
     assert outcomes == ["completed", "completed"]

@@ -144,13 +144,14 @@ def with_hint(value: str | list[str]) -> Callable[[dict[str, Any]], None]:
 async def test_a_subset_hint_is_obeyed(start_stack: StartStack, tmp_path: Path, way: Way) -> None:
     stack = await start_stack(way)
     first, second, third = [upstream.address for upstream in stack.upstreams]
-    served = {}
-    for name, hint in (
+    served: dict[str, set[str]] = {}
+    hints: list[tuple[str, str | list[str]]] = [
         ("a list", [second]),
         ("a string", f"10.0.0.1:8000, {first},{third}"),
         ("an ip", ["127.0.0.1"]),
         ("nobody", "10.0.0.1:8000"),
-    ):
+    ]
+    for name, hint in hints:
         async with other_envoy(stack, tmp_path, change=with_hint(hint)) as hinted:
             served[name] = set()
             for _ in range(20):
