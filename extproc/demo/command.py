@@ -32,7 +32,7 @@ INTERRUPTED = 130
     "--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, help="Of mixed traffic."
 )
 @click.option(
-    "--burst", type=click.IntRange(1, 5000), default=400, show_default=True, help="Requests in the burst."
+    "--burst", type=click.IntRange(1, 5000), default=300, show_default=True, help="Requests in the burst."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic.")
 @click.option(
@@ -45,7 +45,7 @@ INTERRUPTED = 130
 def demo(keep: bool, seconds: float, burst: int, seed: int, speed: float) -> None:
     """A real Envoy, three simulated model servers, and extproc between them: see what goes where, and why.
 
-    Takes about a minute. Ends with status 1 if anything fails.
+    Takes a minute and a half. Ends with status 1 if anything fails.
     """
     console = Console(highlight=False)
     console.width = min(console.width, MAX_WIDTH) if console.is_terminal else MAX_WIDTH

@@ -19,6 +19,7 @@ SHORT_PROMPT, LONG_PROMPT = 200, 4000
 SHORT_ANSWER, LONG_ANSWER = 60, 200
 """Mean answer lengths in tokens."""
 LONGEST_ANSWER = 400
+BATCH_ANSWER = 100
 SPREAD = (0.6, 1.4)
 """Prompts vary by this factor around their mean; answers vary as chat answers do, exponentially."""
 
@@ -82,6 +83,14 @@ def burst(seed: int, count: int, rate: float, long_share: float) -> list[Planned
         prompt, answer = _lengths(rng, long_share)
         plan.append(PlannedRequest(at_s, BASE, prompt, answer, stream=True))
     return plan
+
+
+def batch_job(worker: int) -> Iterator[PlannedRequest]:
+    """What one worker of another team's batch job asks for, one after the other without end: long documents."""
+    rng = random.Random(worker)
+    while True:
+        prompt, answer = (int(mean * rng.uniform(*SPREAD)) for mean in (LONG_PROMPT, BATCH_ANSWER))
+        yield PlannedRequest(0.0, BASE, prompt, answer, stream=False)
 
 
 def _arrivals(rng: random.Random, rate: float) -> Iterator[float]:

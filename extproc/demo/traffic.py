@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 
+from extproc.demo import plan
 from extproc.demo.figures import Outcome
 from extproc.demo.plan import PlannedRequest
 
@@ -18,9 +20,9 @@ LIMIT_S = 120.0
 
 
 async def play(
-    base_url: str, plan: Sequence[PlannedRequest], done: Callable[[Outcome], None]
+    base_url: str, traffic: Sequence[PlannedRequest], done: Callable[[Outcome], None]
 ) -> list[Outcome]:
-    """Sends the plan to `base_url`, and tells `done` of each outcome as it comes.
+    """Sends `traffic` to `base_url`, and tells `done` of each outcome as it comes.
 
     All outcomes, in the order of the plan.
     """
@@ -37,8 +39,32 @@ async def play(
             return outcome
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(send_at_its_time(request)) for request in plan]
+            tasks = [group.create_task(send_at_its_time(request)) for request in traffic]
         return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def batch_job(pod_url: str, workers: int, lead_s: float) -> AsyncIterator[None]:
+    """Another team's job on one pod, past every gateway: `workers` requests at a time, for `lead_s` before and then
+    for as long as the body runs."""
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=LIMIT_S)
+    async with aiohttp.ClientSession(pod_url, connector=connector, timeout=timeout) as session:
+
+        async def work(worker: int) -> None:
+            for request in plan.batch_job(worker):
+                outcome = await _send(session, request, json.dumps(request.body()).encode())
+                if outcome.error is not None:
+                    await asyncio.sleep(lead_s)  # the pod is gone, which others notice and report
+
+        tasks = [asyncio.create_task(work(worker), name=f"batch job {worker}") for worker in range(workers)]
+        try:
+            await asyncio.sleep(lead_s)
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def get_json(base_url: str, path: str) -> Any:
