@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Iterable, Mapping
 
 from .protocol.messages import Headers, Mutation
@@ -33,6 +34,7 @@ _CONTROL_HEADERS = frozenset(
 )
 
 
+@functools.lru_cache(maxsize=4096)  # the same dozens of names in every request; clients may send others
 def is_control_header(name: str) -> bool:
     """Whether *name* (lower case) is removed from what clients send."""
     return name.startswith(_CONTROL_PREFIXES) or name in _CONTROL_HEADERS
