@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from codec_trips import decoded, headers, parsed, raw
 from envoy.config.core.v3 import base_pb2 as core
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from google.protobuf import struct_pb2
@@ -17,7 +18,6 @@ from extproc.protocol.messages import (
     Message,
     Phase,
     ProtocolError,
-    Reply,
     RequestBody,
     RequestHeaders,
     RequestTrailers,
@@ -28,27 +28,6 @@ from extproc.protocol.messages import (
 
 REQUEST, RESPONSE = Phase.REQUEST, Phase.RESPONSE
 OVERWRITE = core.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-
-
-def headers(*values: core.HeaderValue, end: bool = False) -> pb.HttpHeaders:
-    return pb.HttpHeaders(headers=core.HeaderMap(headers=values), end_of_stream=end)
-
-
-def raw(key: str, value: bytes) -> core.HeaderValue:
-    return core.HeaderValue(key=key, raw_value=value)
-
-
-def decoded(message: pb.ProcessingRequest) -> Message:
-    """*message* after a trip over the wire."""
-    return codec.decode(codec.parse(message.SerializeToString()))
-
-
-def encoded(reply: Reply) -> pb.ProcessingResponse:
-    return pb.ProcessingResponse.FromString(codec.encode(reply))
-
-
-def parsed(**fields: Any) -> codec.Request:
-    return codec.parse(pb.ProcessingRequest(**fields).SerializeToString())
 
 
 # -- messages ---------------------------------------------------------------------------------------------
