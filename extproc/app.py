@@ -76,9 +76,7 @@ class App:
         self.processor = ExternalProcessor(self.router, self.telemetry, self.clock, random.Random())
         self.grpc = GrpcServer(self.processor, options.credentials())
         self.http = HttpServer(self.metrics.registry, self.not_ready, self.describe)
-        self.scraper = Scraper(
-            ScrapeListener(self.fleet, self.metrics, self.log, self.clock), self._scrape_bug
-        )
+        self.scraper = Scraper(ScrapeListener(self.fleet, self.telemetry, self.clock), self._scrape_bug)
         self.watcher = ConfigWatcher(options.config, config_hash, self.apply, self.refuse)
         self.lister = ModelLister(self._listed_endpoints)
         self.config_hash = config_hash

@@ -85,16 +85,6 @@ class BodyReader:
                     yield
 
 
-def read_model(body: bytes) -> ModelFound:
-    """What a body says, without giving way to others. Raises InvalidJson."""
-    found = _read_plain(body)
-    if found is not None:
-        return found
-    scanner = ModelScanner()
-    scanner.feed(body)
-    return scanner.finish()
-
-
 def _read_plain(body: bytes) -> ModelFound | None:
     """What a body says, where that is plain to see; None leaves it to the scanner, faults included.
 

@@ -44,6 +44,11 @@ class Health:
         self.cause: Failure | None = None
         """Of the present pause."""
 
+    @property
+    def in_a_row(self) -> int:
+        """Failures of the kind that there are more of: requests' and scrapes' do not add up."""
+        return max(self.failures, self.refused_scrapes)
+
     def is_set_aside(self, now: float) -> bool:
         return self.set_aside_until > now
 
@@ -65,7 +70,7 @@ class Health:
             self.refused_scrapes += 1
         else:
             self.failures += 1
-        return max(self.failures, self.refused_scrapes) >= FAILURES and not self.is_set_aside(now)
+        return self.in_a_row >= FAILURES and not self.is_set_aside(now)
 
     def set_aside(self, now: float, cause: Failure) -> float:
         """Send nothing there for a while; the length of the pause in seconds."""

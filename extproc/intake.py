@@ -13,7 +13,7 @@ from .jsonscan import ModelFound
 from .model_name import is_usable
 from .protocol.messages import BodyMode, Headers
 from .request import Api, api_of, bare_path
-from .router import Router, unusable_model
+from .router import Router, unknown_model, unusable_model
 
 
 class Reading(enum.Enum):
@@ -106,5 +106,5 @@ def list_models(router: Router, name: str) -> bytes:
     if not is_usable(name):
         raise unusable_model()
     if name not in models:
-        raise Rejected(Reason.MODEL_NOT_FOUND, f"The model `{name}` does not exist.", param="model")
+        raise unknown_model(name)
     return msgspec.json.encode(models[name])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import functools
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -53,7 +52,6 @@ _REQUIRED_ENDS = tuple("/" + end for end in _REQUIRED)
 _OPTIONAL_ENDS = tuple("/" + end for end in _OPTIONAL)
 
 
-@functools.lru_cache(maxsize=1024)  # paths come from clients: bounded, and far more than there are APIs
 def api_of(method: str, path: str) -> Api:
     """The API that *path* (query and trailing slash do not count) belongs to."""
     path = bare_path(path).rstrip("/")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -127,7 +127,7 @@ class Router:
             return self.pools[self._default_pool]
         if model is None:
             raise Rejected(Reason.MODEL_NOT_FOUND, "The request names no model.", param="model")
-        raise Rejected(Reason.MODEL_NOT_FOUND, f"The model `{model}` does not exist.", param="model")
+        raise unknown_model(model)
 
     def _draw(
         self,
@@ -171,6 +171,11 @@ class Router:
         return choice
 
 
+def unknown_model(name: str) -> Rejected:
+    """The refusal of a model that nobody serves."""
+    return Rejected(Reason.MODEL_NOT_FOUND, f"The model `{name}` does not exist.", param="model")
+
+
 def unusable_model() -> Rejected:
     """The refusal of a model name that nobody can have."""
     return Rejected(
@@ -181,10 +186,9 @@ def unusable_model() -> Rejected:
 
 
 def _resolve(model: ModelConfig) -> _Route:
-    targets: Iterable[Target] = model.targets or [Target(model.name)]
     return _Route(
         model=model,
-        targets=tuple(target for target in targets if target.share > 0),
+        targets=tuple(target for target in model.effective_targets if target.share > 0),
         priority=model.effective_priority,
         sticky_header=model.sticky.header.lower() if model.sticky else None,
     )

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from . import address as addresses
 from .config.schema import Config, PoolConfig
 from .fleet import Fleet
-from .http_response import Failure
-from .logs import Logger
-from .metrics import Metrics
+from .health import Failure
+from .http_response import Failure as PageFailure
 from .scraper import ScrapeTarget
+from .telemetry import Telemetry
 from .vllm import EngineMetrics
 
 
@@ -45,12 +45,13 @@ def _target(pool: PoolConfig, address: str) -> ScrapeTarget:
 class ScrapeListener:
     """Brings what was scraped into the fleet; counts, and logs what changes rather than every failure."""
 
-    def __init__(self, fleet: Fleet, metrics: Metrics, log: Logger, clock: Callable[[], float]) -> None:
+    def __init__(self, fleet: Fleet, telemetry: Telemetry, clock: Callable[[], float]) -> None:
         self._fleet = fleet
-        self._metrics = metrics
-        self._log = log
+        self._metrics = telemetry.metrics
+        self._log = telemetry.log
+        self._watcher = telemetry.watcher
         self._clock = clock
-        self._failing: dict[ScrapeTarget, Failure] = {}
+        self._failing: dict[ScrapeTarget, PageFailure] = {}
 
     def scraped(
         self, target: ScrapeTarget, metrics: EngineMetrics, started_at: float, duration_s: float
@@ -61,7 +62,9 @@ class ScrapeListener:
         if self._failing.pop(target, None) is not None:
             self._log.info("scrape_recovered", endpoint=target.address)
 
-    def scrape_failed(self, target: ScrapeTarget, reason: Failure, detail: str, duration_s: float) -> None:
+    def scrape_failed(
+        self, target: ScrapeTarget, reason: PageFailure, detail: str, duration_s: float
+    ) -> None:
         refused = reason == "refused" and target.port == addresses.split(target.address)[1]
         aside = self._fleet.scrape_failed(target.address, refused=refused, now=self._clock())
         self._count(target, reason)
@@ -71,14 +74,7 @@ class ScrapeListener:
             self._failing[target] = reason
             self._log.warning("scrape_failed", endpoint=target.address, reason=reason, detail=detail)
         for pool, endpoint, pause_s in aside:
-            self._metrics.set_aside.labels(pool.name, "scrape_refused").inc()
-            self._log.warning(
-                "endpoint_set_aside",
-                pool=pool.name,
-                endpoint=endpoint.address,
-                cause="scrape_refused",
-                pause_s=pause_s,
-            )
+            self._watcher.set_aside(pool, endpoint, Failure.SCRAPE_REFUSED, pause_s)
 
     def _count(self, target: ScrapeTarget, result: str) -> None:
         for pool, _ in self._fleet.at(target.address):

@@ -22,9 +22,9 @@ def describe(router: Router, config_hash: str, now: float) -> dict[str, Any]:
                 "pool": route.model.pool,
                 "priority": route.priority,
                 "sticky": route.sticky_header,
-                "targets": [_target(target) for target in route.model.targets or (Target(name),)],
+                "targets": [_target(target) for target in route.model.effective_targets],
             }
-            for name, route in router.routes.items()
+            for route in router.routes.values()
         ],
     }
 

@@ -81,7 +81,7 @@ class Telemetry:
             pool=pool.name,
             endpoint=endpoint.address,
             cause=cause.name.lower(),
-            failures=endpoint.health.failures,
+            failures=endpoint.health.in_a_row,
             pause_s=pause_s,
         )
 

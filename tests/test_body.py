@@ -12,7 +12,6 @@ from extproc.body import (
     WORK_BYTES,
     BodyReader,
     encode_name,
-    read_model,
     splice,
 )
 from extproc.jsonscan import InvalidJson, ModelFound, ModelScanner
@@ -71,7 +70,6 @@ def chat(length: int) -> bytes:
 @example(b"[" * 5000 + b"]" * 5000)
 def test_a_small_body_reads_as_the_scanner_reads_it(body):
     expected = outcome(scanned, body)
-    assert outcome(read_model, body) == expected
     assert outcome(lambda: Read([body]).found) == expected
 
 
@@ -158,14 +156,14 @@ def test_chunks_without_a_span_are_not_copied():
 
 @given(BODIES, st.text(st.characters(exclude_categories=["Cs"]), max_size=8), st.data())
 def test_only_the_model_changes_however_the_body_is_cut(body, name, data):
-    spans = read_model(body).spans
+    spans = Read([body]).found.spans
     chunks = cut(body, sorted(data.draw(st.sets(st.integers(0, len(body))))))
     spliced = b"".join(splice(chunks, spans, encode_name(name)))
 
     edges = [0, *(place for span in spans for place in span), len(body)]
     kept = [body[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
     assert spliced == encode_name(name).join(kept)
-    assert read_model(spliced).names == (name,) * len(spans)
+    assert Read([spliced]).found.names == (name,) * len(spans)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

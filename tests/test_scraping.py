@@ -12,6 +12,7 @@ from extproc.config import parse_config
 from extproc.metrics import Metrics
 from extproc.scraper import ScrapeTarget
 from extproc.scraping import ScrapeListener, scrape_targets
+from extproc.telemetry import Telemetry
 
 TWO = "pools: [{name: p, endpoints: ['10.0.0.1:80', '[::1]:81']}]"
 
@@ -31,7 +32,7 @@ class Listening:
         capture = structlog.testing.LogCapture()
         self.lines = capture.entries
         log = structlog.wrap_logger(None, processors=[capture])
-        self.listener = ScrapeListener(self.fleet, self.metrics, log, lambda: self.now)
+        self.listener = ScrapeListener(self.fleet, Telemetry(self.metrics, log), lambda: self.now)
         self.target = targets(text)[0]
 
     def scraped(self, running: int = 0) -> None:
@@ -125,6 +126,7 @@ def test_refused_scrapes_set_the_endpoint_aside_and_that_is_told() -> None:
             "pool": "p",
             "endpoint": "10.0.0.1:80",
             "cause": "scrape_refused",
+            "failures": 3,
             "pause_s": 5.0,
         }
     ]

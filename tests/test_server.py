@@ -25,14 +25,6 @@ NONE, STREAMED, BUFFERED = BodyMode.NONE, BodyMode.STREAMED, BodyMode.BUFFERED
 PARTIAL, DUPLEX = BodyMode.BUFFERED_PARTIAL, BodyMode.FULL_DUPLEX_STREAMED
 BODY = b'{ "n": 1e400, "model" : "qwq", "messages":[], "n":2, "x": "\\u003c" }'
 NEW_BODY = b'{ "n": 1e400, "model" : "qwq-32b", "messages":[], "n":2, "x": "\\u003c" }'
-SUBSET = ("envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset")
-TWO = """
-pools: [{name: pool, endpoints: ["127.0.0.1:8001", "127.0.0.1:8002"], fallback_endpoints: 1}]
-"""
-
-
-def hint(value: object) -> dict[str, dict[str, object]]:
-    return {SUBSET[0]: {SUBSET[1]: value}}
 
 
 # -- BUFFERED ---------------------------------------------------------------------------------------------

@@ -20,10 +20,7 @@ from ext_proc_service import (
 
 from extproc.protocol.messages import BodyMode
 
-NONE, STREAMED, BUFFERED = BodyMode.NONE, BodyMode.STREAMED, BodyMode.BUFFERED
-PARTIAL, DUPLEX = BodyMode.BUFFERED_PARTIAL, BodyMode.FULL_DUPLEX_STREAMED
-BODY = b'{ "n": 1e400, "model" : "qwq", "messages":[], "n":2, "x": "\\u003c" }'
-NEW_BODY = b'{ "n": 1e400, "model" : "qwq-32b", "messages":[], "n":2, "x": "\\u003c" }'
+BUFFERED, DUPLEX = BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED
 SUBSET = ("envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset")
 TWO = """
 pools: [{name: pool, endpoints: ["127.0.0.1:8001", "127.0.0.1:8002"], fallback_endpoints: 1}]

@@ -6,12 +6,13 @@ Everything that several fields must agree on is in `checks`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..canary import Target
-from ..scheduling.plugin import Ratio, Seconds
+from ..scheduling.plugin import Seconds
 from ..scheduling.profile import DEFAULT, Profile, default_profile
 
 Name = Annotated[
@@ -137,6 +138,11 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
             return self.priority
         return (self.criticality or Criticality.STANDARD).priority
 
+    @property
+    def effective_targets(self) -> Sequence[Target]:
+        """The targets; absent: the name itself."""
+        return self.targets or (Target(self.name),)
+
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """What one client and all clients together may make us hold."""
@@ -180,7 +186,6 @@ __all__ = [
     "MetricsConfig",
     "ModelConfig",
     "PoolConfig",
-    "Ratio",
     "Saturation",
     "Sticky",
     "TargetConfig",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from msgspec import Meta
@@ -30,8 +30,7 @@ class LabelsFilter(Plugin, frozen=True, tag="labels"):
     def keep(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float
     ) -> Sequence[Endpoint]:
-        wanted = self.labels.items()
-        return [endpoint for endpoint in endpoints if wanted <= endpoint.labels.items()]
+        return _carrying(self.labels, endpoints)
 
 
 class PreferLabelsFilter(Plugin, frozen=True, tag="prefer-labels"):
@@ -42,8 +41,13 @@ class PreferLabelsFilter(Plugin, frozen=True, tag="prefer-labels"):
     def keep(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float
     ) -> Sequence[Endpoint]:
-        wanted = self.labels.items()
-        return [endpoint for endpoint in endpoints if wanted <= endpoint.labels.items()] or endpoints
+        return _carrying(self.labels, endpoints) or endpoints
+
+
+def _carrying(labels: Mapping[str, str], endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    """Those of *endpoints* that carry all of *labels*."""
+    wanted = labels.items()
+    return [endpoint for endpoint in endpoints if wanted <= endpoint.labels.items()]
 
 
 class UnsaturatedFilter(Plugin, frozen=True, tag="unsaturated"):

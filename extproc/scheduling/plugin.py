@@ -14,7 +14,6 @@ from msgspec import Meta, Struct
 
 Weight = Annotated[float, Meta(ge=0.0, le=1000.0)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
-Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 class Plugin(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):

@@ -45,7 +45,7 @@ class InFlightScorer(Plugin, frozen=True, tag="in-flight"):
     weight: Weight = 1.0
 
     def score(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
-        loads = [e.in_flight + e.external if e.fresh_until > now else None for e in endpoints]
+        loads = [e.load if e.fresh_until > now else None for e in endpoints]
         if None in loads:
             return prefer_low(self._estimated(endpoints, loads, now))
         return prefer_low(loads)  # type: ignore[arg-type]
