@@ -67,6 +67,35 @@ def bare_path(path: str) -> str:
     return path.partition("?")[0].partition("#")[0]
 
 
+def _checkpoints() -> tuple[int, ...]:
+    positions, position = [], 0
+    while position < MAX_PREFIX_TOKENS:
+        position += max(64, position // 1024 * 64)
+        positions.append(position)
+    return tuple(positions)
+
+
+MAX_PREFIX_TOKENS = 131_072
+"""Longer beginnings are not told apart: few models take longer prompts."""
+CHECKPOINTS = _checkpoints()
+"""After how many tokens a prompt's beginning is hashed: every 64 at first, later every sixteenth of what went before,
+so that 8,000 tokens take 57 hashes and the place where two prompts part is known within 6 %."""
+
+
+class Prompt(Struct, frozen=True, gc=False):
+    """What can be known of a prompt before a model server has it."""
+
+    tokens: int = 0
+    """How long it is, estimated from its bytes; 0: unknown."""
+    prefix: tuple[int, ...] = ()
+    """Hashes (64 bits) of its first CHECKPOINTS[0], CHECKPOINTS[1], … tokens, as many as it has."""
+    max_output_tokens: int | None = None
+    """The client's limit."""
+
+
+NO_PROMPT = Prompt()
+
+
 class InferenceRequest(Struct, gc=False):
     """What the deciding core is asked about."""
 
@@ -74,6 +103,7 @@ class InferenceRequest(Struct, gc=False):
     model: str | None
     """The client's model name; None where the request has none."""
     body_bytes: int = 0
+    prompt: Prompt = NO_PROMPT
     subset: frozenset[str] | None = None
     """Addresses (`ip` or `ip:port`) that a subset hint allows; None: no hint."""
     target_model: str = ""
