@@ -76,7 +76,8 @@ class App:
         self.processor = ExternalProcessor(self.router, self.telemetry, self.clock, random.Random())
         self.grpc = GrpcServer(self.processor, options.credentials())
         self.http = HttpServer(self.metrics.registry, self.not_ready, self.describe)
-        self.scraper = Scraper(ScrapeListener(self.fleet, self.telemetry, self.clock), self._scrape_bug)
+        listener = ScrapeListener(self.fleet, self.telemetry, self.clock, self.processor.dispatcher.poke)
+        self.scraper = Scraper(listener, self._scrape_bug)
         self.watcher = ConfigWatcher(options.config, config_hash, self.apply, self.refuse)
         self.lister = ModelLister(self._listed_endpoints)
         self.config_hash = config_hash
@@ -101,6 +102,7 @@ class App:
         """`/debug/state`."""
         return {
             **state.describe(self.router(), self.config_hash, self.clock()),
+            "queues": state.queues(self.router(), self.processor.dispatcher.lobby, self.clock()),
             "version": __version__,
             "not_ready": self.not_ready(),
             "open_streams": self.processor.open_streams,
@@ -108,8 +110,8 @@ class App:
         }
 
     def apply(self, config: Config, config_hash: str) -> None:
-        """A reload: streams that began keep their router, new ones get this one."""
-        self.fleet.apply(config, time.time())
+        """A reload: streams that began keep their router, new ones and those that are held get this one."""
+        self.processor.dispatcher.reload(self.fleet.apply(config, time.time()))
         self.config_hash = config_hash
         self._changed.set()
         self._loaded()
@@ -206,6 +208,7 @@ class App:
             now = self.clock()
             for _, endpoint in self.fleet.endpoints():
                 endpoint.expire(now)
+            self.processor.dispatcher.poke()  # figures grow stale, too
 
     def _listed_endpoints(self) -> list[Endpoint]:
         router = self.router()

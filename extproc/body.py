@@ -27,11 +27,36 @@ JOIN_MAX_BYTES: Final = 64 * 1024
 """A spliced chunk up to this size is joined again (a few µs); of a larger one the parts are handed on uncopied."""
 
 
-class _Body(msgspec.Struct):
-    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+Value = msgspec.Raw | msgspec.UnsetType
+"""The JSON of one value, which refers to the body; of several with the same key it is the last."""
 
 
-_DECODER: Final = msgspec.json.Decoder(_Body)
+class Fields(msgspec.Struct, gc=False):
+    """What is read of a body's top level.  OpenAI's names, Anthropic's (`system`) and vLLM's own."""
+
+    model: Value = msgspec.UNSET
+    # What a prompt says.
+    messages: Value = msgspec.UNSET
+    prompt: Value = msgspec.UNSET
+    input: Value = msgspec.UNSET
+    token_ids: Value = msgspec.UNSET
+    # What chat templates put before the messages.
+    tools: Value = msgspec.UNSET
+    functions: Value = msgspec.UNSET
+    system: Value = msgspec.UNSET
+    instructions: Value = msgspec.UNSET
+    documents: Value = msgspec.UNSET
+    # What keeps equal prompts apart.
+    cache_salt: Value = msgspec.UNSET
+    mm_processor_kwargs: Value = msgspec.UNSET
+    previous_response_id: Value = msgspec.UNSET
+    # How long the answer may be.
+    max_tokens: Value = msgspec.UNSET
+    max_completion_tokens: Value = msgspec.UNSET
+    max_output_tokens: Value = msgspec.UNSET
+
+
+_DECODER: Final = msgspec.json.Decoder(Fields)
 _KEY: Final = b'"model"'
 _COLON: Final = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
 _ABSENT: Final = ModelFound(is_object=True)
@@ -49,6 +74,8 @@ class BodyReader:
         """All that has been fed, neither joined nor copied."""
         self.size = 0
         """Bytes in `chunks`."""
+        self.fields: Fields | None = None
+        """Known when `finish` is done, but for bodies that only the scanner can read: too large or not plain."""
         self._scanner: ModelScanner | None = None
         self._work = 0
 
@@ -67,7 +94,8 @@ class BodyReader:
         """The body is complete: the iterator's value (that of `yield from`) is what it says."""
         if self._scanner is None:
             body = b"".join(self.chunks)  # no copy where it is one object of bytes
-            found = _read_plain(body)
+            self.fields = _decode(body)
+            found = _plain_model(body, self.fields) if self.fields is not None else None
             if found is not None:
                 return found
             self._scanner = ModelScanner()
@@ -85,18 +113,26 @@ class BodyReader:
                     yield
 
 
-def _read_plain(body: bytes) -> ModelFound | None:
-    """What a body says, where that is plain to see; None leaves it to the scanner, faults included.
+def _decode(body: bytes) -> Fields | None:
+    """A body's fields; None for what is no JSON object, and for some that are.
 
-    msgspec takes the last of several keys and does not say where it stands; lets invalid UTF-8 pass in what it
-    skips; and refuses deep nesting and lone surrogates, which are valid JSON.
+    msgspec lets invalid UTF-8 pass in what it skips; and refuses deep nesting and lone surrogates, which are valid
+    JSON.
     """
     try:
         if not body.isascii():
             body.decode()
-        value = _DECODER.decode(body).model
+        return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _plain_model(body: bytes, fields: Fields) -> ModelFound | None:
+    """What a body says about its model, where that is plain to see; None leaves it to the scanner.
+
+    msgspec takes the last of several keys and does not say where it stands.
+    """
+    value = fields.model
     if isinstance(value, msgspec.UnsetType):
         return _ABSENT
     if b"\\u006" in body or body.count(_KEY) != 1:  # m, o, d, e and l are U+0064 to U+006F

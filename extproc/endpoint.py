@@ -8,12 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import xxhash
+
 from . import address as addresses
 from .health import Health
+from .speed import StepTime
 from .vllm import EngineMetrics
+from .work import Backlog, Work
 
 NEVER = -math.inf
+UNKNOWN_TOKEN_S = 1e-4
+"""Where nothing was measured: an 8B model on an A100 takes 0.7, a 70B model on four of them 1.6 of this."""
 NO_LORAS: frozenset[str] = frozenset()
+MAX_ALLOWANCE = 64
+"""A quarter of the smallest batch (`max_num_seqs`) that vLLM allows by default: an idle endpoint takes a burst."""
 
 
 class Endpoint:
@@ -26,21 +34,30 @@ class Endpoint:
         "_in_flight_at_scrape",
         "_max_age_s",
         "address",
+        "allowance",
+        "backlog",
         "external",
         "fresh_until",
+        "full_until",
         "health",
         "in_flight",
         "ip",
         "kv_usage",
         "labels",
         "lingering",
+        "loras_in_flight",
         "max_loras",
         "metrics",
         "models",
         "requests",
         "running",
         "running_loras",
+        "salt",
         "scraped_at",
+        "slowness",
+        "step_time",
+        "token_s",
+        "tokens_in_flight",
         "tried",
         "waiting",
         "waiting_loras",
@@ -49,10 +66,25 @@ class Endpoint:
     def __init__(self, address: str, labels: Mapping[str, str] | None = None, max_age_s: float = 2.0) -> None:
         self.address = address
         self.ip = addresses.split(address)[0]
+        self.salt = xxhash.xxh3_64_intdigest(address.encode()) | 1
+        """Its part in rendezvous hashing; odd."""
         self.labels: Mapping[str, str] = dict(labels or {})
         self.health = Health()
         self.in_flight = 0
         """Requests that we sent here and that have not ended."""
+        self.tokens_in_flight = 0.0
+        """Prompts of these requests and what is expected of their answers, in tokens."""
+        self.backlog = Backlog()
+        """Prompts that it has yet to compute."""
+        self.step_time = StepTime()
+        self.token_s = UNKNOWN_TOKEN_S
+        """Seconds that it takes to compute a prompt token, as the pool compares its endpoints."""
+        self.slowness = 1.0
+        """Time of its iterations, relative to the pool's median."""
+        self.loras_in_flight: dict[str, int] = {}
+        """Adapters of our requests there, with their numbers."""
+        self.full_until = NEVER
+        """Of an endpoint that was full for its tier: until when it counts as full at least; NEVER: it has room."""
         self.lingering: list[float] = []
         """Part of `in_flight`: streams that Envoy closed at the response headers; until when each is counted."""
         self.requests = 0
@@ -73,6 +105,8 @@ class Endpoint:
         self.running_loras = NO_LORAS
         self.waiting_loras = NO_LORAS
         self.max_loras = 0
+        self.allowance = MAX_ALLOWANCE
+        """How many requests more than end there it can take between two scrapes, for all that we know."""
         self._in_flight_at_scrape = 0
         self._max_age_s = max_age_s
 
@@ -87,6 +121,9 @@ class Endpoint:
 
     def observe(self, metrics: EngineMetrics, now: float) -> None:
         """Take over a scrape that was answered just now."""
+        if self.metrics is not None:
+            self._measure(self.metrics, metrics, now - self.scraped_at)
+        self.backlog.scraped(metrics.waiting, metrics.running, now)
         self.metrics, self.scraped_at, self.tried = metrics, now, True
         self.fresh_until = now + self._max_age_s
         self.waiting, self.running, self.kv_usage = metrics.waiting, metrics.running, metrics.kv_cache_usage
@@ -95,6 +132,13 @@ class Endpoint:
         self.expire(math.inf)
         self.external = max(0, self.waiting + self.running - self.in_flight)
         self._in_flight_at_scrape = self.in_flight
+        # As TCP finds what a path can take: down to the least where requests wait, else twice as many.
+        self.allowance = 1 if self.waiting else min(2 * self.allowance, MAX_ALLOWANCE)
+
+    def _measure(self, before: EngineMetrics, metrics: EngineMetrics, elapsed_s: float) -> None:
+        """How fast it worked between two scrapes."""
+        self.step_time.measure(before, metrics, elapsed_s)
+        self.backlog.rate = self.step_time.prefill_rate
 
     def is_fresh(self, now: float) -> bool:
         return self.fresh_until > now
@@ -102,6 +146,10 @@ class Endpoint:
     def is_saturated(self, now: float, waiting: float, kv_usage: float) -> bool:
         """At or over one of the limits; what is unknown or stale is not saturated."""
         return self.fresh_until > now and (self.queue >= waiting or self.kv_usage >= kv_usage)
+
+    def filled(self, until: float) -> None:
+        """It is full for its tier, and counts as full until *until* at least; NEVER: it has room again."""
+        self.full_until = until
 
     @property
     def load(self) -> int:
@@ -114,18 +162,47 @@ class Endpoint:
         since = self.in_flight - self._in_flight_at_scrape
         return self.waiting + since if self.waiting > 0 and since > 0 else self.waiting
 
-    def acquire(self) -> None:
-        """A request was sent here.  Each is paired with exactly one `release` or `linger`."""
+    def has_room(self, waiting: int) -> bool:
+        """Whether one more request would find fewer than *waiting* in the queue, as far as a fresh scrape tells.
+
+        What ended since makes room for what waited.  Where nobody waited, nobody knows how many more fit into the
+        batch: as many as ended, and `allowance`.
+        """
+        since = self.in_flight - self._in_flight_at_scrape
+        return self.waiting + since < (waiting if self.waiting else max(waiting, self.allowance))
+
+    def acquire(self, work: Work | None = None, now: float = 0.0) -> None:
+        """A request was sent here.  Each is paired with exactly one `release` or `linger`, of the same *work*."""
         self.in_flight += 1
         self.requests += 1
+        if work is not None:
+            work.sent_at = now
+            self.tokens_in_flight += work.prompt_tokens + work.output_tokens
+            self.backlog.add(work, now)
+            if work.adapter is not None:
+                self.loras_in_flight[work.adapter] = self.loras_in_flight.get(work.adapter, 0) + 1
 
-    def release(self) -> None:
+    def release(self, work: Work | None = None) -> None:
         """A request that was sent here has ended."""
         self.in_flight -= 1
+        if work is not None:
+            self._release(work)
+            self.backlog.remove(work)
 
-    def linger(self, until: float) -> None:
+    def linger(self, until: float, work: Work | None = None) -> None:
         """Envoy closed the stream while the answer goes on: count it until a scrape can tell, or until *until*."""
         self.lingering.append(until)
+        if work is not None:
+            self._release(work)
+
+    def _release(self, work: Work) -> None:
+        self.tokens_in_flight -= work.prompt_tokens + work.output_tokens
+        if work.adapter is not None:
+            left = self.loras_in_flight[work.adapter] - 1
+            if left:
+                self.loras_in_flight[work.adapter] = left
+            else:
+                del self.loras_in_flight[work.adapter]
 
     def expire(self, now: float) -> None:
         """Let go of what lingered long enough."""

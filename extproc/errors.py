@@ -28,6 +28,7 @@ class Reason(enum.Enum):
     INTERNAL_ERROR = ("internal_error", 500, "server_error")
     OVERLOADED = ("overloaded", 503, "service_unavailable_error")
     SHUTTING_DOWN = ("shutting_down", 503, "service_unavailable_error")
+    QUEUE_TIMEOUT = ("queue_timeout", 503, "service_unavailable_error")
     NO_ENDPOINTS = ("no_endpoints", 503, "service_unavailable_error")
 
     @property

@@ -14,8 +14,10 @@ from .body import BodyReader, encode_name, splice
 from .budget import BodyBudget
 from .errors import Reason, Rejected
 from .flight import Answered, Flight, Watcher
+from .holding import Held, Lobby, Outcome
 from .intake import Reading
 from .jsonscan import InvalidJson, ModelFound
+from .prompt import read_prompt
 from .protocol.messages import (
     BodyMode,
     Headers,
@@ -29,8 +31,9 @@ from .protocol.messages import (
     RequestTruncated,
 )
 from .protocol.stream import WHOLE_AT_ONCE, ExtProcStream
-from .request import InferenceRequest
+from .request import NO_PROMPT, InferenceRequest, Prompt
 from .router import Decision, Router
+from .waiting_room import Ticket
 
 Subset = frozenset[str] | None
 
@@ -42,6 +45,7 @@ class Exchange:
         "_budget",
         "_clock",
         "_held_bytes",
+        "_lobby",
         "_mode",
         "_reader",
         "_reading",
@@ -51,6 +55,7 @@ class Exchange:
         "_watcher",
         "answer",
         "answered_at",
+        "called",
         "decided_in_s",
         "decision",
         "early",
@@ -59,11 +64,13 @@ class Exchange:
         "flight",
         "headers",
         "model",
+        "queued_s",
         "rejection",
         "router",
         "settled",
         "started_at",
         "subset",
+        "ticket",
     )
 
     def __init__(
@@ -73,11 +80,13 @@ class Exchange:
         router: Router,
         budget: BodyBudget,
         watcher: Watcher,
+        lobby: Lobby[Exchange],
         clock: Callable[[], float],
         rng: random.Random,
     ) -> None:
         self.router = router
-        """The config in force when the stream began; it stays this one."""
+        """The config in force when the stream began; it stays this one, unless another comes while the request is
+        held."""
         self.started_at = clock()
         self.headers: Headers = {}
         self.model: str | None = None
@@ -88,6 +97,12 @@ class Exchange:
         """The answer to the request has left: it was routed, refused, or answered by somebody else."""
         self.decision: Decision | None = None
         self.decided_in_s = 0.0
+        self.ticket: Ticket[Held[Exchange]] | None = None
+        """While the request is held."""
+        self.called: Outcome | None = None
+        """What came of that."""
+        self.queued_s: float | None = None
+        """How long it was held."""
         self.rejection: Rejected | None = None
         self.fault: str | None = None
         """`protocol_error` or `internal_error`: what ended the stream out of turn."""
@@ -102,6 +117,7 @@ class Exchange:
         self._mode = mode
         self._budget = budget
         self._watcher = watcher
+        self._lobby = lobby
         self._clock = clock
         self._rng = rng
         self._reading = Reading.OPAQUE
@@ -109,10 +125,11 @@ class Exchange:
         self._size = 0
         self._held_bytes = 0
 
-    def handle(self, event: RequestEvent) -> Iterator[None]:
+    def handle(self, event: RequestEvent) -> Iterator[Exchange | None]:
         """Take in what the request says, and decide once it is whole.
 
-        Yields between slices of work on a big body, so that the caller can let others run.  Raises Rejected.
+        Yields None between slices of work on a big body, so that the caller can let others run; and itself where
+        the request is held: to be resumed when it was `call`ed.  Raises Rejected.
         """
         match event:
             case RequestStarted(headers):
@@ -129,7 +146,7 @@ class Exchange:
             case RequestReady(headers, None):
                 self.headers = headers
                 if not self._answer_ourselves():
-                    self._route_bodiless()
+                    yield from self._route_bodiless()
             case RequestReady(_, body, last):
                 yield from self._take(last)
                 assert body is not None
@@ -150,15 +167,16 @@ class Exchange:
             with _json_faults:
                 yield from self._reader.feed(data)
 
-    def _route_bodiless(self) -> None:
+    def _route_bodiless(self) -> Iterator[Exchange | None]:
         if self._mode is not BodyMode.NONE:  # there a body follows unseen
             intake.check_bodiless(self.headers)
-        self._decide(None)
+        yield from self._decide(None)
         self._stream.route(self._mutation(None))
 
-    def _route(self, body: Sequence[Piece]) -> Iterator[None]:
+    def _route(self, body: Sequence[Piece]) -> Iterator[Exchange | None]:
         found = yield from self._found()
-        decision = self._decide(intake.model(self._reading, found) if found is not None else None)
+        model = intake.model(self._reading, found) if found is not None else None
+        decision = yield from self._decide(model, (yield from self._prompt()))
         new_body = None
         if found is not None and decision.target_model is not None:
             new_body = _rewritten(body, found, decision.target_model)
@@ -173,15 +191,40 @@ class Exchange:
         with _json_faults:
             return (yield from self._reader.finish())
 
-    def _decide(self, model: str | None) -> Decision:
+    def _prompt(self) -> Generator[None, None, Prompt]:
+        if self._reader is None or not self.router.reads_prompts:
+            return NO_PROMPT
+        return (yield from read_prompt(self._reader))
+
+    def _decide(
+        self, model: str | None, prompt: Prompt = NO_PROMPT
+    ) -> Generator[Exchange | None, None, Decision]:
         self.model = model
-        request = InferenceRequest(self.headers, model, self._size, self.subset)
+        request = InferenceRequest(self.headers, model, self._size, prompt, self.subset)
         begun = perf_counter()
-        decision = self.router.decide(request, self._clock(), self._rng)
+        offered = self._lobby.offer(self.router, request, self, self._clock(), self._rng)
         self.decided_in_s = perf_counter() - begun
+        if isinstance(offered, Decision):
+            self._count(offered)
+            return offered
+        self.ticket = offered
+        yield self
+        if isinstance(self.called, Rejected):
+            raise self.called
+        assert self.called is not None
+        return self.called
+
+    def _count(self, decision: Decision) -> None:
         self.decision = decision
-        self.flight = Flight(decision.pool, decision.endpoint, self._watcher)
-        return decision
+        self.flight = Flight(decision.pool, decision.endpoint, self._watcher, decision.work, self._clock())
+
+    def call(self, outcome: Outcome) -> None:
+        """The request was held, and this came of it; a decision is counted at once."""
+        assert self.ticket is not None
+        self.called = outcome
+        self.router = self.ticket.content.router
+        if isinstance(outcome, Decision):
+            self._count(outcome)
 
     def _mutation(self, content_length: int | None) -> Mutation:
         assert self.decision is not None

@@ -19,6 +19,7 @@ class Fleet:
     def __init__(self) -> None:
         self.router: Router | None = None
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        self._pools: dict[str, Pool] = {}
         self._by_address: dict[str, list[tuple[Pool, Endpoint]]] = {}
 
     def apply(self, config: Config, loaded_at: float = 0.0) -> Router:
@@ -30,9 +31,10 @@ class Fleet:
         pools: dict[str, Pool] = {}
         for pool_config in config.pools:
             members = [self._endpoint(pool_config, member) for member in pool_config.members()]
-            pools[pool_config.name] = Pool(pool_config.name, members)
+            pools[pool_config.name] = Pool(pool_config.name, members, self._pools.get(pool_config.name))
             endpoints.update({(pool_config.name, member.address): member for member in members})
         self._endpoints = endpoints
+        self._pools = pools
         self._by_address = {}
         for pool in pools.values():
             for endpoint in pool.endpoints:
@@ -59,8 +61,10 @@ class Fleet:
 
     def scraped(self, address: str, metrics: EngineMetrics, now: float) -> None:
         """The metrics page at *address* was read just now."""
-        for _, endpoint in self.at(address):
+        for pool, endpoint in self.at(address):
+            before = endpoint.metrics
             endpoint.observe(metrics, now)
+            pool.observed(endpoint, before)
             endpoint.health.reachable()
 
     def scrape_failed(self, address: str, *, refused: bool, now: float) -> list[tuple[Pool, Endpoint, float]]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from .endpoint import Endpoint
 from .health import Failure
 from .pool import Pool
+from .work import Work
 
 LINGER_S = 10.0
 """How long a streamed answer is expected to go on where no scrape can tell: a few hundred tokens."""
@@ -54,16 +55,20 @@ class Watcher(Struct, frozen=True):
 class Flight:
     """Counts one request at one endpoint, from its decision to its end, exactly once."""
 
-    __slots__ = ("_answered_at", "_open_ended", "_pool", "_watcher", "endpoint")
+    __slots__ = ("_answered_at", "_open_ended", "_pool", "_watcher", "_work", "endpoint")
 
-    def __init__(self, pool: Pool, endpoint: Endpoint, watcher: Watcher) -> None:
+    def __init__(
+        self, pool: Pool, endpoint: Endpoint, watcher: Watcher, work: Work | None = None, now: float = 0.0
+    ) -> None:
         self.endpoint: Endpoint | None = endpoint
         """Where it is counted now; None once it ended, or where Envoy sent it out of our sight."""
         self._pool = pool
         self._watcher = watcher
         self._answered_at: float | None = None
         self._open_ended = False
-        endpoint.acquire()
+        self._work = work or Work()
+        endpoint.acquire(self._work, now)
+        pool.sent(self._work, endpoint, now)
 
     def answered(self, answer: Answered, now: float) -> None:
         """Response headers came."""
@@ -85,12 +90,13 @@ class Flight:
         if chosen is None or chosen.address == address:
             return
         served = self._pool.by_address.get(address)
-        chosen.release()
+        chosen.release(self._work)
         self.endpoint = served
         if served is None:
             self._watcher.missed(self._pool, address)
             return
-        served.acquire()
+        served.acquire(self._work, now)
+        self._pool.sent(self._work, served, now)
         self._fail(chosen, Failure.ANSWERED, now)  # Envoy tried it first and went on
 
     def _fail(self, endpoint: Endpoint, failure: Failure, now: float) -> None:
@@ -109,9 +115,9 @@ class Flight:
             return False
         early = self._open_ended and self._answered_at is not None and now - self._answered_at < EARLY_CLOSE_S
         if early:
-            endpoint.linger(now + LINGER_S)
+            endpoint.linger(now + LINGER_S, self._work)
         else:
-            endpoint.release()
+            endpoint.release(self._work)
         return early
 
 

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from .endpoint import Endpoint
 from .fleet import Fleet
+from .holding import Lobby
 
 # An answer takes from a cache hit of some milliseconds to an hour of reasoning.
 LONG_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 3600)
@@ -27,6 +28,7 @@ class Metrics:
 
     def __init__(self, fleet: Fleet, clock: Callable[[], float], version: str) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._fleet = fleet
         self.registry = CollectorRegistry()
         common: Any = {"registry": self.registry, "namespace": "extproc"}
         counter: Any = functools.partial(Counter, **common)
@@ -58,6 +60,18 @@ class Metrics:
         self.target_fallbacks: Counter = counter(
             "target_fallbacks", "Requests moved from a target without endpoints.", ["model", "pool"]
         )
+        self.tier_requests: Counter = counter(
+            "tier_requests", "Requests by the tier of their endpoint.", ["pool", "tier"]
+        )
+        self.unknown_profiles: Counter = counter(
+            "unknown_profiles", "Requests whose header asked for a profile that is not there.", ["pool"]
+        )
+        self.queue_wait: Histogram = histogram(
+            "queue_wait_seconds", "How long held requests waited.", ["pool"], buckets=LONG_S[:14]
+        )
+        self.queue_dispatches: Counter = counter(
+            "queue_dispatches", "Held requests by what came of it.", ["pool", "result"]
+        )
         self.set_aside: Counter = counter(
             "endpoints_set_aside", "Times an endpoint was set aside for failing.", ["pool", "cause"]
         )
@@ -74,8 +88,13 @@ class Metrics:
         )
         gauge("build_info", "Always 1.", ["version"]).labels(version).set(1)
         self.registry.register(_EndpointCollector(fleet, clock))
+        self.registry.register(_TierCollector(fleet, clock))
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.GCCollector(registry=self.registry)
+
+    def show_queues(self, lobby: Lobby[Any]) -> None:
+        """Add the gauges of who waits there."""
+        self.registry.register(_QueueCollector(self._fleet, lobby))
 
 
 Figure = Callable[[Endpoint, float], float | None]
@@ -118,3 +137,60 @@ class _EndpointCollector(Collector):
                 if value is not None:
                     family.add_metric([pool.name, endpoint.address], value)
             yield family
+
+
+class _QueueCollector(Collector):
+    """Gauges of the pools whose requests may wait with us."""
+
+    def __init__(self, fleet: Fleet, lobby: Lobby[Any]) -> None:
+        self._fleet = fleet
+        self._lobby = lobby
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        router = self._fleet.router
+        requests = GaugeMetricFamily(
+            "extproc_queue_requests", "Requests that wait with us.", labels=["pool", "priority"]
+        )
+        size = GaugeMetricFamily("extproc_queue_bytes", "Their bodies.", labels=["pool"])
+        for pool in router.config.pools if router else ():
+            if pool.queue is not None:
+                waiting = self._lobby.waiting(pool.name, 0.0)
+                requests.add_metric([pool.name, "critical"], waiting.critical)
+                requests.add_metric([pool.name, "standard"], waiting.standard)
+                size.add_metric([pool.name], waiting.size_bytes)
+        yield requests
+        yield size
+
+
+class _TierCollector(Collector):
+    """Gauges of the pools that have tiers: what an autoscaler of the last tier goes by."""
+
+    def __init__(self, fleet: Fleet, clock: Callable[[], float]) -> None:
+        self._fleet = fleet
+        self._clock = clock
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        now, router = self._clock(), self._fleet.router
+        opened = GaugeMetricFamily(
+            "extproc_tier_open",
+            "1 while requests go there: no tier before has room.",
+            labels=["pool", "tier"],
+        )
+        drainable = GaugeMetricFamily(
+            "extproc_endpoint_drainable",
+            "1 while it is idle and tiers before its own have room: it may be taken away.",
+            labels=["pool", "endpoint"],
+        )
+        for pool, tiers in router.tiers.items() if router else ():
+            for tier, is_open in zip(tiers.tiers, tiers.open(now), strict=True):
+                opened.add_metric([pool, tier.name], float(is_open))
+            for endpoint, may_go in tiers.drainable(now).items():
+                drainable.add_metric([pool, endpoint.address], float(may_go))
+        yield opened
+        yield drainable

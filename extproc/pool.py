@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import median
 
-from .endpoint import Endpoint
+import xxhash
+
+from .endpoint import NEVER, Endpoint
 from .health import Failure
+from .prefix_index import PrefixIndex
+from .request import InferenceRequest
+from .vllm import EngineMetrics
+from .work import Work
 
 MAX_SET_ASIDE_ANSWERING_RATIO = 0.5
 """Endpoints that still answer (502, 503, 504) are overloaded more often than broken: setting aside more than half
 of a pool for that would crush the rest.  Unreachable ones may all be set aside but one."""
+
+DEFAULT_CAPACITY_TOKENS = 200_000
+"""Of a KV cache whose size no scrape told: an 8B model on a card of 48 GB, a 70B model on four of 80 GB, hold more."""
+
+MAX_ADAPTERS = 10_000
+"""More names than a fleet has; they take 1 MB.  A server that makes up names starts the memory anew."""
+
+COMPARE_S = 1.0
+"""How often the endpoints' speeds are compared: they change slowly, and it takes half a millisecond for a thousand."""
+SAME_SPEED = 0.25
+"""Endpoints whose measured speeds differ by less are equal: the measurement is no better, and noise would unbalance
+what is equal."""
 
 Labels = Mapping[str, str]
 
@@ -17,10 +36,18 @@ Labels = Mapping[str, str]
 class Pool:
     """Endpoints in a fixed order, replaced as a whole when membership changes."""
 
-    def __init__(self, name: str, endpoints: Iterable[Endpoint] = ()) -> None:
+    def __init__(self, name: str, endpoints: Iterable[Endpoint] = (), before: Pool | None = None) -> None:
+        """*before*: the pool that this one takes over from, with what that learnt."""
         self.name = name
+        self.index: PrefixIndex[Endpoint] = before.index if before else PrefixIndex()
+        """What the endpoints have cached of prompts."""
+        self.adapters: set[str] = before.adapters if before else set()
+        """LoRA adapters that an endpoint ever told of."""
         self.endpoints: tuple[Endpoint, ...] = ()
         self.by_address: dict[str, Endpoint] = {}
+        self.mean_output = 0.0
+        """Tokens of an answer, on average, as the endpoints' counters tell; 0: unknown."""
+        self._compared_at = NEVER
         self._selections: dict[frozenset[tuple[str, str]], tuple[Endpoint, ...]] = {}
         self.replace(endpoints)
 
@@ -29,6 +56,7 @@ class Pool:
         self.endpoints = tuple(endpoints)
         self.by_address = {endpoint.address: endpoint for endpoint in self.endpoints}
         self._selections = {}
+        self.index.keep(self.endpoints)
 
     def select(self, labels: Labels) -> tuple[Endpoint, ...]:
         """The members that carry all of *labels*."""
@@ -42,15 +70,21 @@ class Pool:
         return selection
 
     def candidates(
-        self, labels: Labels, subset: frozenset[str] | None, now: float
+        self,
+        labels: Labels,
+        subset: frozenset[str] | None,
+        now: float,
+        excluded: Collection[Endpoint] = (),
     ) -> tuple[list[Endpoint], bool]:
-        """(endpoints, healthy): those with *labels* that a subset hint allows.
+        """(endpoints, healthy): those with *labels* that a subset hint allows, without *excluded*.
 
         Those set aside are left out (healthy is True), unless nobody else is left: a poor chance beats none.
         """
         selection: Iterable[Endpoint] = self.select(labels)
         if subset is not None:
             selection = [e for e in selection if e.address in subset or e.ip in subset]
+        if excluded:
+            selection = [e for e in selection if e not in excluded]
         healthy = [e for e in selection if e.health.set_aside_until <= now]
         return (healthy, True) if healthy else (list(selection), False)
 
@@ -62,3 +96,109 @@ class Pool:
         total = len(self.endpoints)
         most = int(total * MAX_SET_ASIDE_ANSWERING_RATIO) if failure is Failure.ANSWERED else total - 1
         return endpoint.health.set_aside(now, failure) if aside < most else None
+
+    def match(self, request: InferenceRequest) -> None:
+        """Note in *request*, whose target is known, what was learnt that matters to it."""
+        request.is_adapter = request.target_model in self.adapters
+        prefix = request.prompt.prefix
+        request.cached = self.index.match(prefix, _salt(request.target_model)) if prefix else {}
+
+    def work(self, request: InferenceRequest, endpoint: Endpoint) -> Work:
+        """What *request* would mean to *endpoint*."""
+        prompt = request.prompt
+        output = self.mean_output
+        if prompt.max_output_tokens is not None:
+            output = min(output, prompt.max_output_tokens)
+        return Work(
+            prompt_tokens=prompt.tokens,
+            new_tokens=max(0, prompt.tokens - request.cached.get(endpoint, 0)),
+            output_tokens=output,
+            adapter=request.target_model if request.is_adapter else None,
+            prefix=prompt.prefix,
+            salt=_salt(request.target_model) if prompt.prefix else 0,
+        )
+
+    def sent(self, work: Work, endpoint: Endpoint, now: float) -> None:
+        """*work* was sent to *endpoint*: what it computes there will be in its cache."""
+        if _written(endpoint.metrics) is None:  # else its counters tell, and know of others' requests too
+            tokens = work.new_tokens + round(work.output_tokens)
+            self.index.wrote(endpoint, tokens, _capacity_tokens(endpoint))
+        if work.prefix:
+            self.index.insert(work.prefix, endpoint, now, work.salt)
+
+    def observed(self, endpoint: Endpoint, before: EngineMetrics | None) -> None:
+        """*endpoint* was scraped, and *before* was what the scrape before it told."""
+        after = endpoint.metrics
+        self._learn_adapters(endpoint)
+        if before is None or after is None:
+            return
+        if endpoint.scraped_at - self._compared_at >= COMPARE_S:
+            self._compared_at = endpoint.scraped_at
+            compare(self.endpoints)
+            self.mean_output = _mean_output(self.endpoints)
+        if _began_anew(before, after):
+            self.index.forget(endpoint)
+            return
+        written_before, written = _written(before), _written(after)
+        if written_before is not None and written is not None:
+            # may be less than 0: what the cache gives is counted at a prefill's beginning, the prompt at its end
+            self.index.wrote(endpoint, round(written - written_before), _capacity_tokens(endpoint))
+
+    def _learn_adapters(self, endpoint: Endpoint) -> None:
+        for loras in (endpoint.running_loras, endpoint.waiting_loras):
+            if not loras <= self.adapters:
+                if len(self.adapters) > MAX_ADAPTERS:
+                    self.adapters.clear()
+                self.adapters |= loras
+
+
+def compare(endpoints: Sequence[Endpoint]) -> None:
+    """Set each endpoint's `token_s` and `slowness` by its measured speed; the unmeasured count as the median."""
+    measured = [e for e in endpoints if e.step_time.prefill_rate]
+    if not measured:
+        return
+    token_s = median(1.0 / e.step_time.prefill_rate for e in measured)
+    step_s = median(e.step_time.step_s for e in measured)
+    for endpoint in endpoints:
+        rate = endpoint.step_time.prefill_rate
+        endpoint.token_s = token_s * _unless_same(1.0 / rate / token_s) if rate else token_s
+        endpoint.slowness = _unless_same(endpoint.step_time.step_s / step_s) if rate else 1.0
+
+
+def _mean_output(endpoints: Sequence[Endpoint]) -> float:
+    known = [e.step_time.mean_output for e in endpoints if e.step_time.mean_output]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _unless_same(ratio: float) -> float:
+    return 1.0 if 1.0 / (1.0 + SAME_SPEED) < ratio < 1.0 + SAME_SPEED else ratio
+
+
+def _salt(model: str) -> int:
+    """What keeps prompts to different models apart: the same text has another KV cache under another adapter."""
+    return xxhash.xxh3_64_intdigest(model.encode("utf-8", "surrogatepass"))
+
+
+def _written(metrics: EngineMetrics | None) -> float | None:
+    """Tokens that the engine wrote to its KV cache since its start; None: unknown."""
+    if metrics is None or metrics.prompt_tokens_total is None or metrics.generation_tokens_total is None:
+        return None
+    cached = metrics.prefix_cache_hits_total or 0.0
+    return metrics.prompt_tokens_total - cached + metrics.generation_tokens_total
+
+
+def _began_anew(before: EngineMetrics, after: EngineMetrics) -> bool:
+    """Whether a counter fell: the server was restarted, and its cache is empty."""
+    return _fell(before.prompt_tokens_total, after.prompt_tokens_total) or _fell(
+        before.requests_finished_total, after.requests_finished_total
+    )
+
+
+def _fell(before: float | None, after: float | None) -> bool:
+    return before is not None and after is not None and after < before
+
+
+def _capacity_tokens(endpoint: Endpoint) -> int:
+    metrics = endpoint.metrics
+    known = metrics.block_size * metrics.num_gpu_blocks if metrics is not None else 0
+    return known or DEFAULT_CAPACITY_TOKENS

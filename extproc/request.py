@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -108,3 +109,7 @@ class InferenceRequest(Struct, gc=False):
     """Addresses (`ip` or `ip:port`) that a subset hint allows; None: no hint."""
     target_model: str = ""
     """What the model server calls it; filled in once the target is drawn."""
+    is_adapter: bool = False
+    """Whether an endpoint ever told of `target_model` as a LoRA adapter."""
+    cached: Mapping[Any, int] = {}
+    """Endpoints that probably have a beginning of the prompt in their cache, and how many tokens of it."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from . import canary
 from .canary import Target
-from .config.schema import Config, ModelConfig, PoolConfig
+from .config.schema import Config, ModelConfig, PoolConfig, QueueConfig
 from .endpoint import Endpoint
 from .errors import Reason, Rejected
 from .model_name import MAX_BYTES, is_usable
 from .pool import Pool
 from .request import InferenceRequest
-from .scheduling.profile import Choice, Profile
+from .scheduling.profile import DEFAULT, Choice, Profile
+from .tiers import NOBODY, Demand, Tiers
+from .work import Work
 
+NO_TIERS: frozenset[str] = frozenset()
 RETRY_AFTER_S = 1
 """When a refused client may try again: about what a queue of a few requests needs to move on."""
 
@@ -34,8 +38,15 @@ class Decision(Struct, frozen=True):
     candidates: int
     """How many endpoints were eligible before the profile's filters."""
     choice: Choice
+    work: Work
+    """What it means to the endpoint."""
     target_fallback: bool = False
     """Another target was drawn first, and had no ready endpoint."""
+    profile: str = DEFAULT
+    unknown_profile: bool = False
+    """A header asked for a profile that is not there."""
+    tier: str | None = None
+    """The endpoint's; None where the pool has no tiers."""
 
     @property
     def pin(self) -> str:
@@ -51,6 +62,27 @@ class _Route(Struct, frozen=True):
     """Those with a share; one whose weight is 0 never serves."""
     priority: int
     sticky_header: str | None
+    barred_tiers: frozenset[str]
+
+
+class Draw(Struct, frozen=True):
+    """A request's target, and who could serve it."""
+
+    route: _Route | None
+    """None: the model is not listed."""
+    pool: Pool
+    target: Target
+    endpoints: list[Endpoint]
+    healthy: bool
+    """Or else all of them are set aside."""
+    excluded: frozenset[Endpoint]
+    """Members that must not serve it."""
+    fell_back: bool
+    """Another target was drawn first, and had no ready endpoint."""
+
+    @property
+    def priority(self) -> int:
+        return self.route.priority if self.route else 0
 
 
 class Router:
@@ -65,24 +97,54 @@ class Router:
         self.sticky_headers = frozenset(r.sticky_header for r in self.routes.values() if r.sticky_header)
         """Headers that decide a target; they go on to the model server."""
         self._pool_configs = {pool.name: pool for pool in config.pools}
-        self._profiles = {pool.name: config.profile(pool.profile) for pool in config.pools}
+        names = [DEFAULT, *(profile.name for profile in config.profiles)]
+        self._profiles = {name: config.profile(name) for name in names}
+        self.tiers = {
+            pool.name: Tiers(pools[pool.name], pool.tiers, pool.spill, _demands(config, pool.name))
+            for pool in config.pools
+            if pool.tiers
+        }
+        """Of the pools that have some."""
         self._default_pool = config.default_pool_name
         self._select_targets()
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether a request's prompt matters to any profile."""
+        return True
+
     def decide(self, request: InferenceRequest, now: float, rng: random.Random) -> Decision:
-        """Where *request* goes; raises Rejected.  *now* in seconds (monotonic)."""
+        """Where *request* goes, whether anybody has room or not; raises Rejected.  *now* in seconds (monotonic)."""
+        return self.place(request, self.draw(request, now, rng), now, rng)
+
+    def draw(self, request: InferenceRequest, now: float, rng: random.Random) -> Draw:
+        """The first half of `decide`: the target."""
         route = self._route(request.model)
         if route is None:
             pool = self._default(request.model)
             targets: Sequence[Target] = (Target(request.model or ""),)
         else:
             pool, targets = self.pools[route.model.pool], route.targets
-        target, endpoints, fell_back = self._draw(route, pool, targets, request, now, rng)
-        config = self._pool_configs[pool.name]
-        if route is not None and route.priority < 0:
-            _shed(config, endpoints, now)
+        return self._draw(route, pool, targets, request, now, rng)
+
+    def place(
+        self,
+        request: InferenceRequest,
+        draw: Draw,
+        now: float,
+        rng: random.Random,
+        free: Sequence[Endpoint] | None = None,
+    ) -> Decision:
+        """The second half: the endpoint, one of the draw's, or of those that are *free*.  Raises Rejected."""
+        pool, target = draw.pool, draw.target
+        config, tiers = self._pool_configs[pool.name], self.tiers.get(pool.name)
+        if draw.priority < 0:
+            _shed(config, draw.endpoints, now)
+        endpoints = draw.endpoints if free is None else free
         request.target_model = target.model
-        choice = self._choose(config, request, endpoints, now, rng)
+        pool.match(request)
+        profile, unknown_profile = self._profile(config, draw.route, request)
+        choice = self._choose(config, profile, request, endpoints, now, rng)
         return Decision(
             model=request.model,
             target_model=target.model or None,
@@ -91,8 +153,16 @@ class Router:
             fallbacks=choice.endpoints[1:],
             candidates=len(endpoints),
             choice=choice,
-            target_fallback=fell_back,
+            work=pool.work(request, choice.endpoints[0]),
+            target_fallback=draw.fell_back,
+            profile=profile.name,
+            unknown_profile=unknown_profile,
+            tier=tiers.name(choice.endpoints[0]) if tiers else None,
         )
+
+    def queue(self, pool: str) -> QueueConfig | None:
+        """How requests wait for *pool*; None: they do not."""
+        return self._pool_configs[pool].queue
 
     def model_names(self) -> list[str]:
         """What a client can write in `model`: the listed names, then what the default pool's endpoints list."""
@@ -137,38 +207,57 @@ class Router:
         request: InferenceRequest,
         now: float,
         rng: random.Random,
-    ) -> tuple[Target, list[Endpoint], bool]:
-        """(target, its endpoints, whether it is another than the one drawn first)."""
-        poor: tuple[Target, list[Endpoint], bool] | None = None
+    ) -> Draw:
+        tiers = self.tiers.get(pool.name)
+        never = route.barred_tiers if route else NO_TIERS
+        barred = tiers.barred(never, request.headers) if tiers else NO_TIERS
+        excluded = tiers.excluded(barred) if tiers else NOBODY
+        poor: Draw | None = None
         left = list(targets)
         while left:
             target = _pick_target(route, left, request, rng)
-            endpoints, healthy = pool.candidates(target.labels, request.subset, now)
-            fell_back = len(left) < len(targets)
+            endpoints, healthy = pool.candidates(target.labels, request.subset, now, excluded)
+            draw = Draw(route, pool, target, endpoints, healthy, excluded, len(left) < len(targets))
             if healthy:
-                return target, endpoints, fell_back
+                return draw
             if endpoints and poor is None:
-                poor = (target, endpoints, fell_back)
+                poor = draw
             left.remove(target)
         if poor is None:
-            raise Rejected(
-                Reason.NO_ENDPOINTS, f"No endpoint of pool `{pool.name}` is ready to take the request."
-            )
+            raise _nobody_ready(pool, barred)
         return poor
 
     def _choose(
         self,
         config: PoolConfig,
+        profile: Profile,
         request: InferenceRequest,
         endpoints: Sequence[Endpoint],
         now: float,
         rng: random.Random,
     ) -> Choice:
-        profile: Profile = self._profiles[config.name]
-        choice = profile.choose(request, endpoints, 1 + config.fallback_endpoints, now, rng)
-        if not choice.endpoints:
-            raise Rejected(Reason.NO_ENDPOINTS, f"The filters of profile `{profile.name}` leave no endpoint.")
-        return choice
+        """Among the first tier's endpoints with room that the profile's filters let pass, and so on."""
+        tiers, count = self.tiers.get(config.name), 1 + config.fallback_endpoints
+        for preferred in tiers.preferences(endpoints, now) if tiers else (endpoints,):
+            choice = profile.choose(request, preferred, count, now, rng)
+            short = min(count, len(endpoints)) - len(choice.endpoints)
+            if choice.endpoints and short > 0 and len(preferred) < len(endpoints):
+                rest = [e for e in endpoints if e not in choice.endpoints]
+                more = profile.choose(request, rest, short, now, rng).endpoints
+                return replace(choice, endpoints=choice.endpoints + more)
+            if choice.endpoints:
+                return choice
+        raise Rejected(Reason.NO_ENDPOINTS, f"The filters of profile `{profile.name}` leave no endpoint.")
+
+    def _profile(
+        self, config: PoolConfig, route: _Route | None, request: InferenceRequest
+    ) -> tuple[Profile, bool]:
+        """(profile, whether a header asked for one that is not there): by header, else the model's or the pool's."""
+        asked = request.headers.get(config.profile_header.lower()) if config.profile_header else None
+        if asked and asked in self._profiles:
+            return self._profiles[asked], False
+        of_model = route.model.profile if route else None
+        return self._profiles[of_model or config.profile], bool(asked)
 
 
 def unknown_model(name: str) -> Rejected:
@@ -185,12 +274,31 @@ def unusable_model() -> Rejected:
     )
 
 
+def _nobody_ready(pool: Pool, barred: frozenset[str]) -> Rejected:
+    message = f"No endpoint of pool `{pool.name}` is ready to take the request."
+    if barred:
+        names = ", ".join(f"`{name}`" for name in sorted(barred))
+        message += f" Never to take it: tier {names}."
+    return Rejected(Reason.NO_ENDPOINTS, message)
+
+
+def _demands(config: Config, pool: str) -> Iterator[Demand]:
+    """Where the requests that *pool* gets can go."""
+    if config.default_pool_name == pool:
+        yield Demand()
+    for model in config.models:
+        for target in model.effective_targets if model.pool == pool else ():
+            if target.share > 0:
+                yield Demand(tuple(sorted(target.labels.items())), model.barred_tiers)
+
+
 def _resolve(model: ModelConfig) -> _Route:
     return _Route(
         model=model,
         targets=tuple(target for target in model.effective_targets if target.share > 0),
         priority=model.effective_priority,
         sticky_header=model.sticky.header.lower() if model.sticky else None,
+        barred_tiers=model.barred_tiers,
     )
 
 

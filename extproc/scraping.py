@@ -45,8 +45,16 @@ def _target(pool: PoolConfig, address: str) -> ScrapeTarget:
 class ScrapeListener:
     """Brings what was scraped into the fleet; counts, and logs what changes rather than every failure."""
 
-    def __init__(self, fleet: Fleet, telemetry: Telemetry, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._fleet = fleet
+        self._changed = changed
+        """Told whenever an endpoint may have got room, or was set aside."""
         self._metrics = telemetry.metrics
         self._log = telemetry.log
         self._watcher = telemetry.watcher
@@ -57,6 +65,7 @@ class ScrapeListener:
         self, target: ScrapeTarget, metrics: EngineMetrics, started_at: float, duration_s: float
     ) -> None:
         self._fleet.scraped(target.address, metrics, self._clock())
+        self._changed()
         self._count(target, "ok")
         self._metrics.scrape_duration.observe(duration_s)
         if self._failing.pop(target, None) is not None:
@@ -75,6 +84,7 @@ class ScrapeListener:
             self._log.warning("scrape_failed", endpoint=target.address, reason=reason, detail=detail)
         for pool, endpoint, pause_s in aside:
             self._watcher.set_aside(pool, endpoint, Failure.SCRAPE_REFUSED, pause_s)
+            self._changed()
 
     def _count(self, target: ScrapeTarget, result: str) -> None:
         for pool, _ in self._fleet.at(target.address):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import random
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from grpc.aio import EOF  # type: ignore[attr-defined]
 from . import pin
 from .address import hints
 from .budget import BodyBudget
+from .dispatching import Dispatcher
 from .errors import Reason, Rejected
 from .exchange import Exchange
 from .flight import Answered
@@ -22,6 +24,7 @@ from .protocol.messages import (
     Event,
     ProtocolError,
     ResponseEnded,
+    ResponseHeaders,
     ResponseStarted,
 )
 from .protocol.stream import ExtProcStream
@@ -30,11 +33,19 @@ from .telemetry import Telemetry
 
 SERVICE_NAME = "envoy.service.ext_proc.v3.ExternalProcessor"
 
+MAX_AHEAD = 8
+"""Messages that are read while a request is held, to notice that its client left: Envoy sends none but those that
+repeat the end of a body, or that somebody else's answer begins."""
+
 Context = Any  # aio.ServicerContext[bytes, bytes]; its stubs know no read() and write()
 
 
 class PeerGone(Exception):
     """Envoy no longer listens."""
+
+
+class Overtaken(Exception):
+    """The request was answered by somebody else while it was held."""
 
 
 class ExternalProcessor:
@@ -52,6 +63,7 @@ class ExternalProcessor:
         self._clock = clock
         self._rng = rng
         self._budget = BodyBudget()
+        self.dispatcher = Dispatcher(telemetry, clock, rng)
         self._exchanges: dict[asyncio.Task[Any], Exchange] = {}
         self.shutting_down = False
         """The drain is over: nothing is decided any more."""
@@ -67,6 +79,7 @@ class ExternalProcessor:
     def refuse_undecided(self) -> None:
         """The drain is over: requests that are still not decided get 503 instead of a broken stream."""
         self.shutting_down = True
+        self.dispatcher.close()
         for task, exchange in self._exchanges.items():
             if exchange.undecided:
                 task.cancel()
@@ -110,6 +123,7 @@ class ExternalProcessor:
             self._router(),
             self._budget,
             self._telemetry.watcher,
+            self.dispatcher.lobby,
             self._clock,
             self._rng,
         )
@@ -121,6 +135,7 @@ class ExternalProcessor:
     def _end(self, conversation: _Conversation) -> None:
         del self._exchanges[conversation.task]
         lived_s = conversation.exchange.close()
+        self.dispatcher.poke()
         self._telemetry.ended(conversation.exchange, lived_s)
 
     def is_refusing(self, exchange: Exchange) -> bool:
@@ -148,6 +163,10 @@ class _Conversation:
         self._context = context
         self._stream = stream
         self._owner = owner
+        self._ahead: collections.deque[codec.Request] = collections.deque()
+        """What came while the request was held."""
+        self._reading: asyncio.Task[Any] | None = None
+        """What comes next, where that was waited for then."""
 
     async def run(self, first: codec.Request) -> None:
         """Until Envoy ends the stream, or we do.  Raises ProtocolError."""
@@ -172,6 +191,9 @@ class _Conversation:
             # request through unrouted.
             if not self.exchange.settled:
                 await self._refuse(Rejected(Reason.INTERNAL_ERROR, "The router failed on this request."))
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
 
     async def _next(self) -> bool:
         """Handle what Envoy sends next; False where it ends the stream.
@@ -190,6 +212,8 @@ class _Conversation:
                 await self._handle(event, message)
             except Rejected as rejection:
                 self.exchange.reject(rejection)
+            except Overtaken:
+                pass
         await self._reply()
 
     async def _handle(self, event: Event, message: codec.Request) -> None:
@@ -197,6 +221,7 @@ class _Conversation:
         match event:
             case ResponseStarted(headers, ended):
                 exchange.answered(_answer(headers, ended, message))
+                self._owner.dispatcher.poke()  # another endpoint may have served
             case ResponseEnded():
                 exchange.body_ended()
             case _ if self._owner.shutting_down:
@@ -205,8 +230,33 @@ class _Conversation:
                 hint = codec.metadata_value(message, pin.SUBSET_NAMESPACE, pin.SUBSET)
                 if hint is not None:
                     exchange.subset = hints(hint)
-                for _ in exchange.handle(event):
-                    await asyncio.sleep(0)
+                for held in exchange.handle(event):
+                    await (asyncio.sleep(0) if held is None else self._hold(held))
+
+    async def _hold(self, exchange: Exchange) -> None:
+        """Until *exchange* is called; a client that leaves meanwhile is gone at once."""
+        called = self._owner.dispatcher.hold(exchange)
+        try:
+            while not called.done():
+                waits: list[asyncio.Future[Any]] = [called]
+                if len(self._ahead) < MAX_AHEAD:
+                    self._reading = self._reading or asyncio.create_task(self._receive(), name="read ahead")
+                    waits.append(self._reading)
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if self._reading is not None and self._reading.done() and not called.done():
+                    self._look_ahead(self._reading.result())
+            called.result()
+        finally:
+            self._owner.dispatcher.leave(exchange)
+
+    def _look_ahead(self, data: Any) -> None:
+        self._reading = None
+        if data is EOF:
+            raise PeerGone
+        message = codec.parse(data)
+        self._ahead.append(message)
+        if isinstance(codec.decode(message), ResponseHeaders):
+            raise Overtaken
 
     async def _reply(self) -> None:
         for reply in self._stream.replies():
@@ -221,11 +271,18 @@ class _Conversation:
             return
 
     async def _read(self) -> codec.Request | None:
-        try:
-            data = await self._context.read()
-        except aio.BaseError as error:
-            raise PeerGone from error
+        if self._ahead:
+            return self._ahead.popleft()
+        reading, self._reading = self._reading, None
+        data = await (reading or self._receive())
         return None if data is EOF else codec.parse(data)
+
+    async def _receive(self) -> Any:
+        """The bytes of the next message, or EOF."""
+        try:
+            return await self._context.read()
+        except aio.BaseError:  # what grpc raises where Envoy is gone
+            return EOF
 
     async def _write(self, data: bytes) -> None:
         try:

@@ -15,6 +15,7 @@ from .pool import Pool
 from .protocol.messages import ProtocolError
 from .request import bare_path
 from .router import Decision
+from .scheduling.profile import DEFAULT
 
 REMEMBERED = 100
 """Streamed answers by which it is judged whether Envoy keeps streams open to their end."""
@@ -50,7 +51,16 @@ class Telemetry:
             self.metrics.decision.observe(exchange.decided_in_s)
             if decision.target_fallback:
                 self.metrics.target_fallbacks.labels(series.names[0], series.names[2]).inc()
+            if decision.tier is not None:
+                self.metrics.tier_requests.labels(decision.pool.name, decision.tier).inc()
+            if decision.unknown_profile:
+                self.metrics.unknown_profiles.labels(decision.pool.name).inc()
         self.log.info("request", **_facts(exchange, lived_s))
+
+    def waited(self, pool: str, result: str, waited_s: float) -> None:
+        """A request that was held is no longer; *result*: `dispatched`, `overdue`, `gone`, or why it was refused."""
+        self.metrics.queue_wait.labels(pool).observe(waited_s)
+        self.metrics.queue_dispatches.labels(pool, result).inc()
 
     def unreadable(self, error: ProtocolError) -> None:
         """A stream began with something that is no ext_proc message."""
@@ -117,6 +127,8 @@ def _facts(exchange: Exchange, lived_s: float) -> dict[str, Any]:
     if exchange.decision is not None:
         facts |= _decision(exchange.decision)
         facts["decision_us"] = round(exchange.decided_in_s * 1e6, 1)
+    if exchange.queued_s is not None:
+        facts["queued_ms"] = round(exchange.queued_s * 1e3, 3)
     if exchange.fault_text:
         facts["message"] = exchange.fault_text
     if exchange.rejection is not None:
@@ -138,6 +150,12 @@ def _decision(decision: Decision) -> dict[str, Any]:
         "candidates": decision.candidates,
         "scores": {name: round(score, 3) for name, score in decision.choice.scores.items()},
     }
+    if decision.tier is not None:
+        facts["tier"] = decision.tier
+    if decision.profile != DEFAULT:
+        facts["profile"] = decision.profile
+    if decision.unknown_profile:
+        facts["unknown_profile"] = True
     if decision.fallbacks:
         facts["fallbacks"] = [endpoint.address for endpoint in decision.fallbacks]
     if decision.choice.dropped:

@@ -48,6 +48,8 @@ class MetricNames(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens_total: tuple[str, ...] = ()
     generation_tokens_total: tuple[str, ...] = ()
     requests_finished_total: tuple[str, ...] = ()
+    prefix_cache_hits_total: tuple[str, ...] = ()
+    iterations_total: tuple[str, ...] = ()
 
 
 VLLM = MetricNames(
@@ -59,6 +61,8 @@ VLLM = MetricNames(
     prompt_tokens_total=("vllm:prompt_tokens_total",),
     generation_tokens_total=("vllm:generation_tokens_total",),
     requests_finished_total=("vllm:request_success_total",),
+    prefix_cache_hits_total=("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),  # the second: before 0.10
+    iterations_total=("vllm:iteration_tokens_total_count",),
 )
 
 
@@ -91,6 +95,10 @@ class EngineMetrics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tokens generated since the server's start; None: unknown."""
     requests_finished_total: float | None = None
     """Requests ended since the server's start, for whatever reason; None: unknown."""
+    prefix_cache_hits_total: float | None = None
+    """Prompt tokens that the prefix cache gave since the server's start; None: unknown."""
+    iterations_total: float | None = None
+    """Iterations of the engine since the server's start; None: unknown."""
 
 
 Lines = dict[str, list[bytes]]
@@ -118,6 +126,8 @@ def parse(page: bytes, names: MetricNames = VLLM) -> EngineMetrics:
         prompt_tokens_total=_counter(_first(lines, names.prompt_tokens_total)),
         generation_tokens_total=_counter(_first(lines, names.generation_tokens_total)),
         requests_finished_total=_counter(_first(lines, names.requests_finished_total)),
+        prefix_cache_hits_total=_counter(_first(lines, names.prefix_cache_hits_total)),
+        iterations_total=_counter(_first(lines, names.iterations_total)),
     )
 
 

@@ -12,15 +12,18 @@ from extproc.config.schema import (
     Limits,
     MetricsConfig,
     ModelConfig,
+    NeverConfig,
     PoolConfig,
     Saturation,
     Sticky,
     TargetConfig,
+    TierConfig,
 )
 from extproc.scheduling.filters import FreshFilter, LabelsFilter
 from extproc.scheduling.pickers import MaxScorePicker
 from extproc.scheduling.profile import Profile, default_profile
 from extproc.scheduling.scorers import KvCacheScorer, QueueScorer
+from extproc.tiers import Spill
 
 CONTRACT_EXAMPLE = """\
 pools:                                # at least one
@@ -192,3 +195,38 @@ profiles: [{name: p}]
 
 def test_a_target_of_the_config_is_a_target_of_the_core() -> None:
     assert isinstance(TargetConfig("x"), Target)
+
+
+def test_tiers_and_the_tenants_they_never_serve_are_read() -> None:
+    text = b"""
+pools:
+- name: a
+  endpoints: [{address: '127.0.0.1:1', labels: {tier: idc}}]
+  tiers:
+  - {name: idc, labels: {tier: idc}}
+  - {name: cloud, labels: {tier: cloud}, never: {header: X-Tenant, values: [bank]}}
+  spill: {kv_usage: 0.7}
+models: [{name: m, pool: a, never: cloud}, {name: n, pool: a, never: [cloud]}, {name: o, pool: a}]
+trusted_headers: [x-tenant]
+"""
+    config = parse_config(text)
+    assert config.pools[0].tiers == [
+        TierConfig("idc", {"tier": "idc"}),
+        TierConfig("cloud", {"tier": "cloud"}, NeverConfig("X-Tenant", ["bank"])),
+    ]
+    assert config.pools[0].spill == Spill(kv_usage=0.7)
+    assert [model.barred_tiers for model in config.models] == [{"cloud"}, {"cloud"}, frozenset()]
+
+
+@pytest.mark.parametrize(
+    "endpoints",
+    [
+        "[]",
+        "[{address: '127.0.0.1:1', labels: {tier: idc}}]",
+        "[{address: '127.0.0.1:1', labels: {tier: idc}}, '127.0.0.1:2']",
+    ],
+)
+def test_the_last_tier_may_have_no_endpoints_and_takes_those_without_a_tiers_labels(endpoints: str) -> None:
+    tiers = "tiers: [{name: idc, labels: {tier: idc}}, {name: cloud, labels: {tier: cloud}}]"
+    config = parse_config(f"pools: [{{name: a, endpoints: {endpoints}, {tiers}}}]".encode())
+    assert [tier.name for tier in config.pools[0].tiers] == ["idc", "cloud"]

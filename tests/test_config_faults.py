@@ -41,7 +41,8 @@ UNKNOWN_KEYS = [
     (POOL + '"a\\nb": 2', f"$['a\\nb']: unknown key; allowed: {TOP_KEYS}"),
     (
         pool("x: 1"),
-        "$.pools[0].x: unknown key; allowed: name, endpoints, metrics, profile, fallback_endpoints, saturation",
+        "$.pools[0].x: unknown key; allowed: name, endpoints, metrics, profile, fallback_endpoints, saturation, queue, "
+        "tiers, spill, profile_header",
     ),
     (
         "pools: [{name: a, endpoints: [{address: '127.0.0.1:1', label: {}}]}]",
@@ -55,7 +56,7 @@ UNKNOWN_KEYS = [
     (pool("saturation: {x: 1}"), "$.pools[0].saturation.x: unknown key; allowed: waiting, kv_usage"),
     (
         model("x: 1"),
-        "$.models[0].x: unknown key; allowed: name, pool, criticality, priority, targets, sticky",
+        "$.models[0].x: unknown key; allowed: name, pool, criticality, priority, targets, sticky, profile, never",
     ),
     (
         model("targets: [{model: y, x: 1}]"),
@@ -286,7 +287,84 @@ WRONG_VALUES = [
 ]
 
 
-@pytest.mark.parametrize("row", UNKNOWN_KEYS + WRONG_VALUES)
+IDC, CLOUD = "{name: idc, labels: {tier: idc}}", "{name: cloud, labels: {tier: cloud}}"
+UNTRUSTED = "is not in trusted_headers; only headers named there may steer"
+
+
+def tiers(first: str = IDC, rest: str = "", top: str = "") -> str:
+    member = "{address: '127.0.0.1:1', labels: {tier: idc}}"
+    return f"pools: [{{name: a, endpoints: [{member}], tiers: [{first}, {CLOUD}], {rest}}}]\n{top}"
+
+
+TIERS_AND_PROFILES = [
+    (
+        tiers("{name: idc, labels: {}}"),
+        "$.pools[0].tiers[0].labels: empty; name at least one label that its endpoints carry",
+    ),
+    (
+        tiers("{name: idc, labels: {teir: idc}}"),
+        "$.pools[0].tiers[0].labels: no endpoint is of this tier; only the last may have none",
+    ),
+    (tiers("{name: idc}"), "$.pools[0].tiers[0].labels: missing, it is required"),
+    (tiers("{name: a b, labels: {tier: idc}}"), f"$.pools[0].tiers[0].name: expected {NAME_RULE}, got 'a b'"),
+    (
+        tiers(f"{IDC}, {{name: idc, labels: {{tier: idc}}}}"),
+        "$.pools[0].tiers[1].name: 'idc' is there already, at $.pools[0].tiers[0].name",
+        "$.pools[0].tiers[1].labels: no endpoint is of this tier; only the last may have none",
+    ),
+    (
+        tiers(IDC[:-1] + ", x: 1}"),
+        "$.pools[0].tiers[0].x: unknown key; allowed: name, labels, never",
+    ),
+    (
+        tiers(IDC[:-1] + ", never: bank}"),
+        "$.pools[0].tiers[0].never: expected a mapping or nothing, got 'bank'",
+    ),
+    (
+        tiers(IDC[:-1] + ", never: {header: x-tenant}}", top="trusted_headers: [x-tenant]"),
+        "$.pools[0].tiers[0].never.values: empty; name a value, or say absent: true",
+    ),
+    (
+        tiers(IDC[:-1] + ", never: {header: X-Tenant, values: [bank]}}", top="trusted_headers: [x-other]"),
+        f"$.pools[0].tiers[0].never.header: X-Tenant {UNTRUSTED}",
+    ),
+    (
+        tiers(rest="spill: {x: 1}"),
+        "$.pools[0].spill.x: unknown key; allowed: wait_s, tpot_s, waiting, kv_usage, in_flight, hold_s",
+    ),
+    (
+        tiers(rest="spill: {wait_s: 0, hold_s: -1}"),
+        "$.pools[0].spill.wait_s: expected a number above 0 up to 3600, got 0",
+        "$.pools[0].spill.hold_s: expected a number from 0 up to 3600, got -1",
+    ),
+    (
+        tiers(rest="metrics: {engine: none}"),
+        "$.pools[0].spill.in_flight: missing; where nothing is scraped only our own count can tell",
+    ),
+    (
+        tiers(top="models: [{name: m, pool: a, never: [cluod, idc]}]"),
+        "$.models[0].never: 'cluod' is no tier of pool a; its tiers: idc, cloud",
+    ),
+    (
+        tiers(top="models: [{name: m, pool: a, never: [cloud, idc]}]"),
+        "$.models[0].never: names every tier of the pool; at least one must be left",
+    ),
+    (model("never: cloud"), "$.models[0].never: 'cloud' is no tier of pool a; its tiers: none"),
+    (model("never: 5"), "$.models[0].never: expected a string or a list, got 5; put it in quotes"),
+    (
+        POOL + "models: [{name: m, pool: b, never: cloud}]",
+        "$.models[0].pool: 'b' is not defined; defined: a",
+    ),
+    (model("profile: fast"), "$.models[0].profile: 'fast' is not defined; defined: default"),
+    (pool("profile_header: x-profile"), f"$.pools[0].profile_header: x-profile {UNTRUSTED}"),
+    (
+        pool("profile_header: 'x p'"),
+        f"$.pools[0].profile_header: expected {HEADER_RULE} or nothing, got 'x p'",
+    ),
+]
+
+
+@pytest.mark.parametrize("row", UNKNOWN_KEYS + WRONG_VALUES + TIERS_AND_PROFILES)
 def test_a_fault_names_the_path_what_is_wrong_and_what_is_allowed(row: tuple[str, ...]) -> None:
     assert faults(row[0]) == list(row[1:])
 

@@ -14,8 +14,9 @@ from extproc.scheduling.profile import default_profile
 def burst(targets: list[Endpoint], count: int, seed: int = 1, model: str = "m") -> list[int]:
     """How many of *count* requests each endpoint gets before any is scraped again."""
     rng = random.Random(seed)
+    is_adapter = any(model in each.running_loras for each in targets)
     for _ in range(count):
-        asked = request(model, target_model=model)
+        asked = request(model, target_model=model, is_adapter=is_adapter)
         default_profile().choose(asked, targets, 1, NOW, rng).endpoints[0].acquire()
     return [each.in_flight for each in targets]
 

@@ -265,6 +265,7 @@ models: [{name: m, pool: p, targets: [{model: adapter}]}]
     lora = router(text)
     for each, loaded in zip(lora.pools["p"].endpoints, ("m", "adapter"), strict=True):
         each.observe(metrics(loras=loaded, max_loras=4), NOW)
+        lora.pools["p"].observed(each, None)
     assert chosen(lora) == {"10.0.0.2:80"}
 
 

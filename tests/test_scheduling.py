@@ -157,21 +157,19 @@ SCORES: list[tuple[Scorer, list[EngineMetrics | None], list[float]]] = [
         [metrics(loras="m", max_loras=1), None, metrics(loras="x", max_loras=1)],
         [1.0, 0.5, 0.0],
     ),
-    # a base model, which needs no slot
-    (LoraAffinityScorer(), [metrics(loras="x", max_loras=1), metrics(max_loras=1), None], [1.0, 1.0, 1.0]),
 ]
 
 
 @pytest.mark.parametrize(("scorer", "figures", "scores"), SCORES)
 def test_scorers(scorer: Scorer, figures: list[EngineMetrics | None], scores: list[float]) -> None:
-    asked = request(target_model="m")
+    asked = request(target_model="m", is_adapter=True)
     assert scorer.score(asked, endpoints(*figures), NOW) == pytest.approx(scores)
 
 
 @pytest.mark.parametrize("scorer", [QueueScorer(), RunningScorer(), KvCacheScorer(), LoraAffinityScorer()])
 def test_scorers_forget_what_is_stale(scorer: Scorer) -> None:
     figures = metrics(9, 9, 0.9, "x", max_loras=1), metrics(1, 1, 0.1, "m", max_loras=1)
-    scores = scorer.score(request(target_model="m"), endpoints(*figures), STALE)
+    scores = scorer.score(request(target_model="m", is_adapter=True), endpoints(*figures), STALE)
     assert scores[0] == scores[1]
 
 

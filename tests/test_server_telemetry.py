@@ -185,6 +185,52 @@ async def test_a_pin_miss_and_an_endpoint_that_is_set_aside_are_told_too() -> No
         assert service.sample("extproc_endpoint_ready", pool="pool", endpoint=B) == 1
 
 
+TIERED = """
+pools:
+- name: pool
+  endpoints: [{address: "127.0.0.1:8001", labels: {tier: idc}}, {address: "127.0.0.1:8002", labels: {tier: cloud}}]
+  tiers: [{name: idc, labels: {tier: idc}}, {name: cloud, labels: {tier: cloud}}]
+  profile_header: x-profile
+profiles: [{name: batch, scorers: [{type: kv-cache}]}]
+trusted_headers: [x-profile]
+"""
+
+
+async def test_the_tier_and_another_profile_than_the_default_are_logged_and_counted() -> None:
+    async with serving(TIERED) as (service, envoy):
+        for waiting, profile in ((0, "batch"), (9, "btach")):
+            service.endpoint(A).observe(EngineMetrics(waiting=waiting, running=0), float("inf"))
+            await request(envoy, headers={"x-profile": profile})
+        lines = await service.log_lines()
+        names = ("endpoint", "tier", "profile", "unknown_profile")
+        assert [[line.get(name) for name in names] for line in lines] == [
+            [A, "idc", "batch", None],
+            [B, "cloud", None, True],
+        ]
+        assert [
+            service.sample("extproc_tier_requests_total", pool="pool", tier=t) for t in ("idc", "cloud")
+        ] == [1, 1]
+        assert service.sample("extproc_unknown_profiles_total", pool="pool") == 1
+
+
+async def test_an_autoscaler_sees_which_tiers_are_open_and_which_endpoints_may_go() -> None:
+    async with serving(TIERED) as (service, _):
+        told = []
+        for waiting in (0, 9):
+            service.endpoint(A).observe(EngineMetrics(waiting=waiting, running=0), float("inf"))
+            service.endpoint(B).observe(EngineMetrics(waiting=0, running=0), float("inf"))
+            opened = [service.sample("extproc_tier_open", pool="pool", tier=t) for t in ("idc", "cloud")]
+            may_go = [service.sample("extproc_endpoint_drainable", pool="pool", endpoint=e) for e in (A, B)]
+            told.append((opened, may_go))
+        assert told == [([1, 0], [0, 1]), ([1, 1], [0, 0])]
+
+
+async def test_pools_without_tiers_have_none_of_their_series() -> None:
+    async with serving(TWO) as (service, _):
+        assert service.sample("extproc_endpoint_drainable", pool="pool", endpoint=A) is None
+        assert service.sample("extproc_endpoint_ready", pool="pool", endpoint=A) == 1
+
+
 # -- metrics ------------------------------------------------------------------------------------------------
 
 

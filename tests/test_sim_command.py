@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 
+from extproc.sim.command import config_of
 from extproc.sim.command import sim as command
 
 
@@ -48,13 +49,25 @@ async def test_the_command_tells_its_address_and_ends_at_once_on_a_signal(number
             await stalled
 
 
+def test_its_options_say_how_the_engine_works() -> None:
+    flags = ["--port", "0", "--no-prefix-caching", "--no-chunked-prefill", "--max-num-batched-tokens", "4096"]
+    flags += ["--lora", "ad", "--lora-load", "0.5", "--enable-prompt-tokens-details"]
+    plain, other = (config_of(**command.make_context("sim", args).params) for args in (flags[:2], flags))
+    assert (plain.engine.prefix_caching, plain.engine.chunked_prefill) == (True, True)
+    assert (plain.engine.max_num_batched_tokens, plain.enable_prompt_tokens_details) == (None, False)
+    assert (other.engine.prefix_caching, other.engine.chunked_prefill) == (False, False)
+    assert (other.engine.max_num_batched_tokens, other.enable_prompt_tokens_details) == (4096, True)
+    assert other.engine.lora_load_s == 0.5
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([], "Missing option '--port'"),
         (["--port", "0", "--gpu", "abacus"], "'abacus' is not one of 'a100-llama-3-8b'"),
-        (["--port", "0", "--speed", "0"], "speed, max_num_seqs, block_size and num_blocks must be positive"),
+        (["--port", "0", "--speed", "0"], "speed, max_num_seqs, max_num_batched_tokens, block_size and num_"),
         (["--port", "0", "--max-num-seqs", "5000"], "max_num_seqs must be at most 2048"),
+        (["--port", "0", "--lora-load", "-1"], "lora_load_s not negative"),
         (["--port", "0", "--lora", "sim-model"], "every name only once"),
         (["--port", "0", "--lora", "a", "--max-loras", "0"], "max_loras must be at least 1"),
         (["--port", "0", "--metrics-fault", "odd"], "'odd': must be one of ok, slow"),

@@ -68,8 +68,8 @@ def test_the_end_of_a_request_tells_its_times() -> None:
     subject.submit(two, 1.5)
     step = 1.25 + 16 / 1024
     assert [event for event in run(subject, 1.5) if isinstance(event, Finished)] == [
-        Finished("one", 1 + step, "length", one, 1.0, 1.0, 1 + step, 0),
-        Finished("two", 1 + 3 * step + 1 / 1024, "stop", two, 1.5, 1 + step, 1 + 2 * step, 0),
+        Finished("one", 1 + step, "length", one, 1.0, 1.0, 1 + step, 0, 0),
+        Finished("two", 1 + 3 * step + 1 / 1024, "stop", two, 1.5, 1 + step, 1 + 2 * step, 0, 0),
     ]
 
 
@@ -169,6 +169,108 @@ def test_adapters_are_listed_while_any_request_for_them_is_there_and_old_lists_s
     assert dict(subject.lora_requests) == {"b": step, "": 2 * step}
 
 
+def test_what_is_cached_of_a_prompt_is_not_computed_again_and_is_read_as_context() -> None:
+    subject = engine()
+    first = request("first", prompt=512, output=1, blocks=(range(32),))
+    second = request("second", prompt=512, output=1, blocks=(range(20), range(50, 62)))
+    subject.submit(first, 0.0)
+    (*_, one) = run(subject)
+    subject.submit(second, 1000.0)
+    (*_, two) = run(subject, 1000.0)
+    assert isinstance(one, Finished)
+    assert isinstance(two, Finished)
+    assert one.at_s == PROFILE.step_s(512, 512, 1)
+    assert two.at_s - 1000 == PROFILE.step_s(192, 512, 1)
+    assert (one.cached_tokens, two.cached_tokens) == (0, 320)
+    snapshot = subject.snapshot()
+    assert (snapshot.prefix_cache_queries, snapshot.prefix_cache_hits) == (1024, 320)
+    assert (snapshot.prompt_tokens, snapshot.cached_prompt_tokens) == (1024, 320)
+    assert subject.stats.histograms["request_prefill_kv_computed_tokens"].sum == 512 + 192
+
+
+def test_of_a_prompt_that_is_cached_whole_the_last_block_is_computed() -> None:
+    subject = engine()
+    for name in ("first", "second"):
+        subject.submit(request(name, prompt=64, output=1, blocks=(range(4),)), 0.0)
+    ends = [event for event in run(subject) if isinstance(event, Finished)]
+    assert [(event.id, event.cached_tokens) for event in ends] == [("first", 0), ("second", 48)]
+    assert subject.stats.iteration_tokens.sum == 64 + 16
+
+
+def test_the_next_turn_of_a_conversation_finds_the_answer_cached() -> None:
+    subject = engine()
+    subject.submit(request("turn 1", prompt=60, output=40, blocks=(range(6),)), 0.0)
+    run(subject)
+    subject.submit(request("turn 2", prompt=110, output=1, blocks=(range(6), range(90, 91))), 1000.0)
+    (*_, end) = run(subject, 1000.0)
+    assert isinstance(end, Finished)
+    assert end.cached_tokens == 96
+
+
+def test_without_prefix_caching_nothing_is_looked_for() -> None:
+    subject = engine(prefix_caching=False)
+    for name in ("first", "second"):
+        subject.submit(request(name, prompt=64, output=1, blocks=(range(4),)), 0.0)
+    run(subject)
+    snapshot = subject.snapshot()
+    assert (snapshot.prefix_cache_queries, snapshot.prefix_cache_hits) == (0, 0)
+    assert subject.stats.iteration_tokens.sum == 128
+
+
+def test_the_token_budget_of_the_gpu_can_be_overridden() -> None:
+    subject = engine(max_num_batched_tokens=300)
+    subject.submit(request(prompt=700, output=1), 0.0)
+    run(subject)
+    assert (subject.stats.iteration_tokens.count, subject.stats.iteration_tokens.sum) == (3, 700)
+
+
+def test_without_chunked_prefill_prompts_go_whole_and_before_all_decoding() -> None:
+    subject = engine(chunked_prefill=False, max_num_batched_tokens=300, max_model_len=1000)
+    decode, prefill = PROFILE.step_s(1, 17, 1), PROFILE.step_s(900, 900, 1)
+    subject.submit(request("short", prompt=16, output=3, stream=True), 0.0)
+    first = PROFILE.step_s(16, 16, 1)
+    subject.advance(first)
+    subject.submit(request("long", prompt=900, output=1), first + 0.5)
+    subject.submit(request("more", prompt=900, output=1), first + 0.5)
+    second = first + decode
+    last = second + 2 * prefill + PROFILE.step_s(1, 18, 1)
+    assert times(run(subject, first + 0.5)) == [
+        ("Token", "short", second),
+        ("FirstToken", "long", second + prefill),
+        ("Finished", "long", second + prefill),
+        ("FirstToken", "more", second + 2 * prefill),
+        ("Finished", "more", second + 2 * prefill),
+        ("Token", "short", last),
+        ("Finished", "short", last),
+    ]
+    assert (subject.stats.inter_token.count, subject.stats.inter_token.sum) == (2, last - first)
+
+
+def test_without_chunked_prefill_a_hundredth_of_the_blocks_is_kept_for_those_that_run() -> None:
+    subject = engine(chunked_prefill=False, num_blocks=200, prefix_caching=False)
+    subject.submit(request("one", prompt=99 * 16, output=4), 0.0)
+    subject.submit(request("two", prompt=99 * 16 + 1, output=4), 0.0)
+    subject.advance(0.0)
+    assert (subject.num_running, subject.num_waiting, subject.free_blocks) == (1, 1, 101)
+
+
+def test_an_iteration_takes_longer_for_each_adapter_that_is_not_on_the_gpu() -> None:
+    subject = engine(max_loras=2, lora_load_s=8.0)
+    ends = []
+    for name, lora in enumerate(["a", "b", "a", "c", "a", "b", None]):
+        at = 1000.0 * name
+        subject.submit(request(str(name), output=1, lora=lora), at)
+        ends += [round(event.at_s - at) for event in run(subject, at) if isinstance(event, Finished)]
+    assert ends == [9, 9, 1, 9, 1, 9, 1]
+
+
+def test_adapters_that_come_together_are_loaded_one_behind_the_other_while_all_wait() -> None:
+    subject = engine(max_loras=2, lora_load_s=8.0)
+    for lora in ("a", "b"):
+        subject.submit(request(lora, output=1, lora=lora), 0.0)
+    assert [event.at_s for event in run(subject)] == [16 + PROFILE.step_s(32, 32, 2)] * 4
+
+
 def test_gauges_are_as_of_the_end_of_the_last_step() -> None:
     subject = engine(max_num_seqs=1, num_blocks=10)
     subject.submit(request("a", prompt=20, output=2), 0.0)
@@ -245,7 +347,17 @@ def test_what_can_never_run_is_refused(refused: Request, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"speed": 0.0}, {"max_num_seqs": 0}, {"num_blocks": 0}, {"max_loras": -1}, {"max_num_seqs": 2049}]
+    "bad",
+    [
+        {"speed": 0.0},
+        {"max_num_seqs": 0},
+        {"num_blocks": 0},
+        {"max_loras": -1},
+        {"lora_load_s": -1.0},
+        {"max_num_seqs": 2049},
+        {"max_num_batched_tokens": 0},
+        {"max_num_batched_tokens": 255},
+    ],
 )
 def test_a_configuration_that_cannot_work_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):

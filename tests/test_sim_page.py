@@ -153,6 +153,35 @@ def test_counters_and_histograms_are_the_engines() -> None:
     assert list(buckets.values()) == list(ttft.cumulative())
 
 
+def test_what_the_prefix_cache_had_is_told_as_a_real_server_does() -> None:
+    subject = engine()
+    for name in ("first", "second"):
+        subject.submit(Request(id=name, prompt_tokens=100, output_tokens=1, blocks=(range(3),)), 0.0)
+    subject.advance(10.0)
+    page, one = rendered(subject), '{engine="0",model_name="qwq-32b"}'
+
+    def by_source(name: str) -> dict[str, float]:
+        sources = values(page, name).items()
+        return {labels.split('source="')[1].rstrip('"}'): value for labels, value in sources}
+
+    assert values(page, "vllm:prefix_cache_queries_total") == {one: 200.0}
+    assert values(page, "vllm:prefix_cache_hits_total") == {one: 96.0}
+    assert values(page, "vllm:prompt_tokens_total") == {one: 200.0}
+    assert values(page, "vllm:prompt_tokens_cached_total") == {one: 96.0}
+    assert by_source("vllm:prompt_tokens_by_source_total") == {
+        "local_compute": 104.0,
+        "local_cache_hit": 96.0,
+        "external_kv_transfer": 0.0,
+    }
+    assert by_source("vllm:prompt_tokens_cached_by_source_total") == {
+        "device": 96.0,
+        "host": 0.0,
+        "p2p": 0.0,
+        "disk": 0.0,
+        "external_unspecified": 0.0,
+    }
+
+
 def test_the_newest_list_of_adapters_is_the_one_with_the_highest_value() -> None:
     subject = busy()
     name = "vllm:lora_requests_info"
@@ -188,7 +217,7 @@ def test_the_cache_is_described() -> None:
         'block_size="32"',
         'num_gpu_blocks="1000"',
         'kv_cache_size_tokens="32000"',
-        'enable_prefix_caching="False"',
+        'enable_prefix_caching="True"',
     ):
         assert re.search(f"[{{,]{label}[,}}]", labels), label
 

@@ -121,6 +121,62 @@ async def test_anthropics_messages_are_answered(stream: bool) -> None:
         assert end == {"type": "message_stop"}
 
 
+LONG = "A beginning that many prompts have. " * 40
+"""360 tokens."""
+
+
+@pytest.mark.parametrize(
+    ("path", "one", "two", "cached"),
+    [
+        ("/v1/completions", {"prompt": LONG + "one"}, {"prompt": LONG + "two"}, 352),
+        ("/v1/completions", {"prompt": list(range(100))}, {"prompt": [*range(50), *range(50)]}, 48),
+        ("/v1/completions", {"prompt": LONG}, {"prompt": "x" + LONG}, 0),
+        ("/v1/completions", {"prompt": "a" * 64 + "b" * 64 + "c"}, {"prompt": "b" * 64 + "c"}, 0),
+        ("/v1/completions", {"prompt": LONG[:256]}, {"prompt": LONG[:256]}, 48),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": LONG}]},
+            {"messages": [{"role": "user", "content": LONG}, {"role": "user", "content": "more"}]},
+            352,
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": LONG}]},
+            {"messages": [{"role": "system", "content": LONG}]},
+            0,
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prompts_that_begin_alike_hit_the_prefix_cache(
+    path: str, one: dict[str, Any], two: dict[str, Any], cached: int, stream: bool
+) -> None:
+    async with served(enable_prompt_tokens_details=True) as (sim, client):
+        more = {"max_tokens": 1, "stream": stream, "stream_options": {"include_usage": True}}
+        details = []
+        for body in (one, two):
+            response = await client.post(path, json={**body, **more})
+            answer = (await events(response))[-2] if stream else await response.json()
+            details.append(answer["usage"]["prompt_tokens_details"])
+        assert details == [None, {"cached_tokens": cached} if cached else None]
+        assert sim.engine.stats.prefix_cache_hits == cached
+
+
+async def test_what_was_cached_is_told_only_where_the_server_is_to_tell() -> None:
+    async with served() as (sim, client):
+        for _ in range(2):
+            response = await client.post("/v1/completions", json={"prompt": LONG, "max_tokens": 1})
+        assert (await response.json())["usage"]["prompt_tokens_details"] is None
+        assert sim.engine.stats.prefix_cache_hits == 352
+
+
+async def test_adapters_share_no_prefixes() -> None:
+    async with served(models=("m",), loras=("ad",)) as (sim, client):
+        for model in ("m", "ad", "ad"):
+            await client.post("/v1/completions", json={"model": model, "prompt": LONG, "max_tokens": 1})
+        assert sim.engine.stats.prefix_cache_hits == 352
+
+
 async def test_embeddings_are_the_same_for_the_same_text() -> None:
     async with served() as (sim, client):
         response = await client.post(

@@ -43,10 +43,13 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
         "pools": [
             {
                 "name": "p",
+                "tiers": [],
                 "endpoints": [
                     {
                         "address": "10.0.0.1:80",
                         "labels": {"v": "a"},
+                        "tier": None,
+                        "full": None,
                         "in_flight": 1,
                         "lingering": 0,
                         "external": 5,
@@ -68,6 +71,8 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
                     {
                         "address": "10.0.0.2:80",
                         "labels": {},
+                        "tier": None,
+                        "full": None,
                         "in_flight": 0,
                         "lingering": 0,
                         "external": 0,
@@ -88,6 +93,8 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
                 "pool": "p",
                 "priority": 1,
                 "sticky": "x-user",
+                "profile": None,
+                "never": [],
                 "targets": [
                     {"model": "x", "weight": 9, "labels": {"v": "a"}},
                     {"model": "y", "weight": 0, "labels": {}},
@@ -98,6 +105,8 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
                 "pool": "p",
                 "priority": 0,
                 "sticky": None,
+                "profile": None,
+                "never": [],
                 "targets": [{"model": "n", "weight": 1, "labels": {}}],
             },
         ],
@@ -110,6 +119,33 @@ def test_a_state_without_default_pool_or_models() -> None:
     assert describe(of.router, "abc", NOW) == {
         "config": {"sha256": "abc", "loaded_at": 0.0},
         "default_pool": None,
-        "pools": [{"name": "p", "endpoints": []}],
+        "pools": [{"name": "p", "tiers": [], "endpoints": []}],
         "models": [],
     }
+
+
+TIERS = """
+pools:
+- name: p
+  endpoints: [{address: '10.0.0.1:80', labels: {tier: idc}}, '10.0.0.2:80']
+  tiers: [{name: idc, labels: {tier: idc}}, {name: cloud, labels: {tier: cloud}}]
+models: [{name: m, pool: p, never: cloud, profile: default}]
+"""
+
+
+def test_the_state_tells_each_endpoints_tier_whether_it_is_full_and_which_tiers_are_open() -> None:
+    of = fleet(TIERS)
+    told = []
+    for waiting in (0, 9):
+        of.scraped("10.0.0.1:80", metrics(waiting=waiting), NOW)
+        assert of.router is not None
+        state = describe(of.router, "abc", NOW)
+        (pool,) = state["pools"]
+        told.append((pool["tiers"], [(e["tier"], e["full"]) for e in pool["endpoints"]]))
+    idc = {"name": "idc", "labels": {"tier": "idc"}, "open": True}
+    cloud = {"name": "cloud", "labels": {"tier": "cloud"}}
+    assert told == [
+        ([idc, {**cloud, "open": False}], [("idc", False), ("cloud", False)]),
+        ([idc, {**cloud, "open": True}], [("idc", True), ("cloud", False)]),
+    ]
+    assert [(model["never"], model["profile"]) for model in state["models"]] == [(["cloud"], "default")]

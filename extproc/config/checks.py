@@ -8,7 +8,8 @@ from .. import address as addresses
 from ..errors import Fault
 from ..model_name import is_usable
 from ..scheduling.profile import DEFAULT
-from .schema import Config, ModelConfig, PoolConfig
+from ..tiers import place_of
+from .schema import Config, ModelConfig, PoolConfig, QueueConfig, TenantHeader
 
 
 def check(config: Config) -> Iterator[Fault]:
@@ -21,8 +22,15 @@ def check(config: Config) -> Iterator[Fault]:
     for index, pool in enumerate(config.pools):
         yield from _reference(f"$.pools[{index}].profile", pool.profile, profiles)
         yield from _endpoints(pool, f"$.pools[{index}]")
+        yield from _tiers(pool, f"$.pools[{index}]")
+        yield from _trusted(config, pool, f"$.pools[{index}]")
+        if pool.queue is not None:
+            yield from _queue(config, pool, pool.queue, f"$.pools[{index}].queue")
     for index, model in enumerate(config.models):
         yield from _reference(f"$.models[{index}].pool", model.pool, pools)
+        if model.profile is not None:
+            yield from _reference(f"$.models[{index}].profile", model.profile, profiles)
+        yield from _never(config, model, f"$.models[{index}].never")
         yield from _model(model, f"$.models[{index}]")
     if isinstance(config.default_pool, str):
         yield from _reference("$.default_pool", config.default_pool, pools)
@@ -59,6 +67,59 @@ def _endpoints(pool: PoolConfig, path: str) -> Iterator[Fault]:
         if address in seen:
             yield Fault(where, f"{address} is there already, at {path}.endpoints[{seen[address]}]")
         seen.setdefault(address, index)
+
+
+def _tiers(pool: PoolConfig, path: str) -> Iterator[Fault]:
+    yield from _unique([tier.name for tier in pool.tiers], path + ".tiers[{}].name")
+    if pool.tiers and pool.metrics.engine == "none" and pool.spill.in_flight is None:
+        yield Fault(
+            f"{path}.spill.in_flight", "missing; where nothing is scraped only our own count can tell"
+        )
+    places = [place_of(member.labels, pool.tiers) for member in pool.members()]
+    for index, tier in enumerate(pool.tiers):
+        where = f"{path}.tiers[{index}]"
+        if not tier.labels:
+            yield Fault(f"{where}.labels", "empty; name at least one label that its endpoints carry")
+        elif places and index not in places and tier is not pool.tiers[-1]:
+            yield Fault(f"{where}.labels", "no endpoint is of this tier; only the last may have none")
+        if tier.never is not None and not tier.never.values and not tier.never.absent:
+            yield Fault(f"{where}.never.values", "empty; name a value, or say absent: true")
+
+
+def _trusted(config: Config, pool: PoolConfig, path: str) -> Iterator[Fault]:
+    """What decides over profiles and tiers is no client's to set."""
+    trusted = {name.lower() for name in config.trusted_headers}
+    steering = [] if pool.profile_header is None else [(f"{path}.profile_header", pool.profile_header)]
+    for index, tier in enumerate(pool.tiers):
+        if tier.never is not None:
+            steering.append((f"{path}.tiers[{index}].never.header", tier.never.header))
+    for where, header in steering:
+        if header.lower() not in trusted:
+            yield Fault(where, f"{header} is not in trusted_headers; only headers named there may steer")
+
+
+def _queue(config: Config, pool: PoolConfig, queue: QueueConfig, path: str) -> Iterator[Fault]:
+    if pool.metrics.engine == "none":
+        yield Fault(path, "without metrics nobody knows who has a waiting queue; leave it out")
+    if queue.max_bytes < config.limits.max_body_bytes:
+        yield Fault(
+            f"{path}.max_bytes", "must not be below limits.max_body_bytes, or such a body never waits"
+        )
+    if isinstance(queue.tenant, TenantHeader) and queue.tenant.header.lower().startswith(RESERVED):
+        yield Fault(
+            f"{path}.tenant.header", f"{queue.tenant.header} is set by us; any other header is allowed"
+        )
+
+
+def _never(config: Config, model: ModelConfig, path: str) -> Iterator[Fault]:
+    pool = next((pool for pool in config.pools if pool.name == model.pool), None)
+    if pool is None:
+        return  # that is a fault already
+    names = [tier.name for tier in pool.tiers]
+    for name in sorted(model.barred_tiers.difference(names)):
+        yield Fault(path, f"{name!r} is no tier of pool {pool.name}; its tiers: {', '.join(names) or 'none'}")
+    if names and model.barred_tiers.issuperset(names):
+        yield Fault(path, "names every tier of the pool; at least one must be left")
 
 
 def _model(model: ModelConfig, path: str) -> Iterator[Fault]:

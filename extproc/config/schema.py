@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from ..canary import Target
 from ..scheduling.plugin import Seconds
 from ..scheduling.profile import DEFAULT, Profile, default_profile
+from ..tiers import Never, Spill, Tier
 
 Name = Annotated[
     str,
@@ -89,6 +90,42 @@ class Saturation(Struct, frozen=True, forbid_unknown_fields=True):
     """Share of its KV cache."""
 
 
+class NeverConfig(Never, frozen=True, forbid_unknown_fields=True):
+    """The header is one of `trusted_headers`: a client that could set or leave it out would choose its tier."""
+
+    header: HeaderName
+
+
+class TierConfig(Tier, frozen=True, forbid_unknown_fields=True):
+    """A tier with the words that a config must keep to."""
+
+    name: Name
+    never: NeverConfig | None = None
+
+
+class TenantHeader(Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests with the same value are one tenant's; those without are one tenant's too."""
+
+    header: HeaderName
+
+
+class QueueConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Requests wait with us while every endpoint that could serve them has a waiting queue."""
+
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 0.15
+    """Must stay below Envoy's `message_timeout` (200 ms unless raised): the rest is for our answer to get there."""
+    max_requests: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    """A held stream costs 30 KB besides its body."""
+    max_bytes: Bytes = 256 * 1024 * 1024
+    """Of held bodies: a quarter of what `limits.max_buffered_bytes` allows all streams."""
+    order: Literal["fifo", "shortest"] = "fifo"
+    """Which of a tenant's requests goes first; `shortest`: the one with the least expected work."""
+    tenant: TenantHeader | Literal["api-key", "none"] = "none"
+    """Between whom to be fair; `api-key`: those with the same `authorization` or `x-api-key`."""
+    waiting: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Requests that an endpoint's queue holds before it gets no more."""
+
+
 class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Endpoints that serve the same thing."""
 
@@ -99,6 +136,14 @@ class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
     fallback_endpoints: Count = 0
     """How many more endpoints of the same target follow the chosen one in the pin."""
     saturation: Saturation = Saturation()
+    queue: QueueConfig | None = None
+    """Absent: no request ever waits with us."""
+    tiers: list[TierConfig] = []
+    """In order of preference; endpoints without the labels of one are of the last."""
+    spill: Spill = Spill()
+    """When an endpoint is full, so that the next tier gets the excess."""
+    profile_header: HeaderName | None = None
+    """One of `trusted_headers`; its value names the profile."""
 
     def members(self) -> list[EndpointConfig]:
         """The endpoints, all in the long form."""
@@ -130,6 +175,14 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     priority: Priority | None = None
     targets: list[TargetConfig] | None = None
     sticky: Sticky | None = None
+    profile: str | None = None
+    """Absent: the pool's."""
+    never: str | list[str] = []
+    """The tiers that never serve it."""
+
+    @property
+    def barred_tiers(self) -> frozenset[str]:
+        return frozenset((self.never,) if isinstance(self.never, str) else self.never)
 
     @property
     def effective_priority(self) -> int:
@@ -186,6 +239,7 @@ __all__ = [
     "MetricsConfig",
     "ModelConfig",
     "PoolConfig",
+    "QueueConfig",
     "Saturation",
     "Sticky",
     "TargetConfig",

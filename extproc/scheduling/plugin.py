@@ -7,10 +7,12 @@ state: state lives in `Endpoint`.  To add a scorer, write one in `scorers` and n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import median, median_low
 from typing import Annotated
 
 from msgspec import Meta, Struct
+
+from ..endpoint import Endpoint
 
 Weight = Annotated[float, Meta(ge=0.0, le=1000.0)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
@@ -43,3 +45,23 @@ def prefer_low(values: Sequence[float]) -> list[float]:
         return [1.0] * len(values)
     span = high - low
     return [(high - value) / span for value in values]
+
+
+def estimated_loads(endpoints: Sequence[Endpoint], now: float) -> Sequence[float]:
+    """Requests at each endpoint: ours counted exactly, others' as the last scrape told.
+
+    Where the others' are unknown they count as the median; and an unknown endpoint never counts as less loaded than
+    the median of the known: that we sent nothing there does not prove that it is free.
+    """
+    loads = [e.in_flight + e.external if e.fresh_until > now else None for e in endpoints]
+    if None not in loads:
+        return loads  # type: ignore[return-value]
+    known = [load for load in loads if load is not None]
+    if not known:
+        return [e.in_flight for e in endpoints]
+    least = median_low(known)  # the lower: between two, the median would be above the one that is free
+    external = median(e.external for e in endpoints if e.fresh_until > now)
+    return [
+        max(e.in_flight + external, least) if load is None else load
+        for e, load in zip(endpoints, loads, strict=True)
+    ]

@@ -10,8 +10,9 @@ from msgspec import Struct
 from ..endpoint import Endpoint
 from ..request import InferenceRequest
 from .filters import Filter
+from .outstanding_work import OutstandingWorkScorer
 from .pickers import MaxScorePicker, Picker
-from .scorers import InFlightScorer, KvCacheScorer, LoraAffinityScorer, QueueScorer, Scorer
+from .scorers import Scorer
 
 DEFAULT = "default"
 
@@ -71,17 +72,5 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def default_profile() -> Profile:
-    """The built-in default: our own counts decide, which know of every request between two scrapes.
-
-    Queue and KV cache tell what counts can't (other routers, long contexts); a loaded adapter decides between
-    endpoints that are as busy.
-    """
-    return Profile(
-        name=DEFAULT,
-        scorers=[
-            InFlightScorer(weight=2),
-            QueueScorer(weight=2),
-            KvCacheScorer(weight=1),
-            LoraAffinityScorer(weight=1),
-        ],
-    )
+    """The built-in default: the least outstanding work, which holds balance, prefix and adapter affinity in one."""
+    return Profile(name=DEFAULT, scorers=[OutstandingWorkScorer()])

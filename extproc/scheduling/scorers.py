@@ -7,11 +7,12 @@ scraped are unknown, and an unknown endpoint scores as the median of the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median, median_low
 
 from ..endpoint import Endpoint
 from ..request import InferenceRequest
-from .plugin import Plugin, Weight, fill_unknown, prefer_low
+from .affinity import PrefixAffinityScorer, PrefixHashScorer, SessionAffinityScorer, rendezvous
+from .outstanding_work import OutstandingWorkScorer
+from .plugin import Plugin, Weight, estimated_loads, fill_unknown, prefer_low
 
 
 class QueueScorer(Plugin, frozen=True, tag="queue"):
@@ -37,30 +38,13 @@ class RunningScorer(Plugin, frozen=True, tag="running"):
 class InFlightScorer(Plugin, frozen=True, tag="in-flight"):
     """Prefers few requests in flight: ours counted exactly, others' as the last scrape told.
 
-    It moves with every request, so a burst between two scrapes spreads evenly.  Where the others' are
-    unknown they count as the median; and an unknown endpoint never counts as less loaded than the median of the
-    known: that we sent nothing there does not prove that it is free.
+    It moves with every request, so a burst between two scrapes spreads evenly.
     """
 
     weight: Weight = 1.0
 
     def score(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
-        loads = [e.load if e.fresh_until > now else None for e in endpoints]
-        if None in loads:
-            return prefer_low(self._estimated(endpoints, loads, now))
-        return prefer_low(loads)  # type: ignore[arg-type]
-
-    @staticmethod
-    def _estimated(endpoints: Sequence[Endpoint], loads: Sequence[int | None], now: float) -> Sequence[float]:
-        known = [load for load in loads if load is not None]
-        if not known:
-            return [e.in_flight for e in endpoints]
-        least = median_low(known)  # the lower: between two, the median would be above the one that is free
-        external = median(e.external for e in endpoints if e.fresh_until > now)
-        return [
-            max(e.in_flight + external, least) if load is None else load
-            for e, load in zip(endpoints, loads, strict=True)
-        ]
+        return prefer_low(estimated_loads(endpoints, now))
 
 
 class KvCacheScorer(Plugin, frozen=True, tag="kv-cache"):
@@ -77,34 +61,54 @@ class LoraAffinityScorer(Plugin, frozen=True, tag="lora-affinity"):
     """Prefers endpoints that have the target's adapter loaded, then those with a free adapter slot.
 
     1 where it runs, 0.8 where a slot is free (or no adapter was ever reported), 0.6 where it waits, 0 where
-    another must be evicted.  All equal for a model that no endpoint reports as an adapter: base models need no
-    slot, and must not be kept away from endpoints whose slots are taken.
+    another must be evicted.  Where it runs nowhere, one of those with a free slot gets 0.9, or where all are taken
+    one gets 0.4: always the same one, so that it does not spread over all, and may still be in that server's memory.
+    All equal for a model that is not known as an adapter: base models need no slot, and must not be kept away from
+    endpoints whose slots are taken.
     """
 
     weight: Weight = 1.0
 
     def score(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
         model = request.target_model
-        fresh = [e for e in endpoints if e.fresh_until > now]
-        if not any(model in e.running_loras or model in e.waiting_loras for e in fresh):
+        if not request.is_adapter:
             return [1.0] * len(endpoints)
-        scores = [
+        known = [
             (_lora_score(model, e) if e.max_loras else FREE_SLOT) if e.fresh_until > now else None
             for e in endpoints
         ]
-        return list(fill_unknown(scores))
+        scores = list(fill_unknown(known))
+        best = max((score for score in known if score is not None), default=None)
+        if best in HOME_SCORES:
+            ranks = rendezvous(model.encode("utf-8", "surrogatepass"), endpoints)
+            home = max((index for index, score in enumerate(known) if score == best), key=ranks.__getitem__)
+            scores[home] = HOME_SCORES[best]
+        return scores
 
 
 FREE_SLOT = 0.8
 """Also where no adapter was reported yet: vLLM tells of adapters once it has run one."""
+HOME_SCORES = {FREE_SLOT: 0.9, 0.0: 0.4}
+"""The best score where an adapter runs nowhere, and what the one gets that is to load it."""
 
 
 def _lora_score(model: str, endpoint: Endpoint) -> float:
-    if model in endpoint.running_loras:
+    running, waiting = endpoint.running_loras, endpoint.waiting_loras
+    if model in running:
         return 1.0
-    if len(endpoint.running_loras | endpoint.waiting_loras) < endpoint.max_loras:
+    if len(running | waiting if waiting else running) < endpoint.max_loras:
         return FREE_SLOT
-    return 0.6 if model in endpoint.waiting_loras else 0.0
+    return 0.6 if model in waiting else 0.0
 
 
-Scorer = QueueScorer | RunningScorer | InFlightScorer | KvCacheScorer | LoraAffinityScorer
+Scorer = (
+    OutstandingWorkScorer
+    | QueueScorer
+    | RunningScorer
+    | InFlightScorer
+    | KvCacheScorer
+    | LoraAffinityScorer
+    | PrefixAffinityScorer
+    | PrefixHashScorer
+    | SessionAffinityScorer
+)

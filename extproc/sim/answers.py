@@ -21,21 +21,22 @@ class Answer(Protocol):
 
     def __init__(self, call: Call, request_id: str) -> None: ...
 
-    def whole(self, text: str) -> Json: ...
+    def whole(self, text: str, cached_tokens: int) -> Json: ...
 
     def start(self) -> bytes: ...
 
     def tokens(self, text: str, so_far: int) -> bytes: ...
 
-    def end(self, text: str) -> bytes: ...
+    def end(self, text: str, cached_tokens: int) -> bytes: ...
 
 
-def usage(call: Call, completion_tokens: int) -> Json:
+def usage(call: Call, completion_tokens: int, cached_tokens: int = 0) -> Json:
+    """`cached_tokens`: 0 also where the server does not tell."""
     return {
         "prompt_tokens": call.prompt_tokens,
         "total_tokens": call.prompt_tokens + completion_tokens,
         "completion_tokens": completion_tokens,
-        "prompt_tokens_details": None,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens} if cached_tokens else None,
     }
 
 
@@ -55,7 +56,7 @@ class OpenAi:
         }
         self._before, self._after = event(self._chunk(TEXT)).split(encode(TEXT))
 
-    def whole(self, text: str) -> Json:
+    def whole(self, text: str, cached_tokens: int) -> Json:
         choice = {
             "index": 0,
             **self.message(text),
@@ -66,7 +67,7 @@ class OpenAi:
             **self._head,
             "object": self.whole_object,
             "choices": [choice],
-            "usage": usage(self._call, self._call.output_tokens),
+            "usage": usage(self._call, self._call.output_tokens, cached_tokens),
         }
 
     def tokens(self, text: str, so_far: int) -> bytes:
@@ -74,14 +75,15 @@ class OpenAi:
             return event({**self._chunk(text), "usage": usage(self._call, so_far)})
         return self._before + encode(text) + self._after
 
-    def end(self, text: str) -> bytes:
+    def end(self, text: str, cached_tokens: int) -> bytes:
         call = self._call
         last = self._chunk(text, call.finish_reason)
         if call.continuous_usage:
             last["usage"] = usage(call, call.output_tokens)
         parts = [event(last)]
         if call.include_usage:
-            parts.append(event({**self._chunk(""), "choices": [], "usage": usage(call, call.output_tokens)}))
+            whole = usage(call, call.output_tokens, cached_tokens)
+            parts.append(event({**self._chunk(""), "choices": [], "usage": whole}))
         return b"".join(parts) + b"data: [DONE]\n\n"
 
     def _chunk(self, text: str, finish_reason: str | None = None) -> Json:
@@ -146,7 +148,7 @@ class AnthropicMessage:
             "model": call.model,
         }
 
-    def whole(self, text: str) -> Json:
+    def whole(self, text: str, cached_tokens: int) -> Json:
         content = [{"type": "text", "text": text}]
         counts = {"input_tokens": self._call.prompt_tokens, "output_tokens": self._call.output_tokens}
         return {**self._head, "content": content, "stop_reason": self._stop, "usage": counts}
@@ -162,7 +164,7 @@ class AnthropicMessage:
     def tokens(self, text: str, so_far: int) -> bytes:
         return named("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
 
-    def end(self, text: str) -> bytes:
+    def end(self, text: str, cached_tokens: int) -> bytes:
         counts = {"output_tokens": self._call.output_tokens}
         return (
             self.tokens(text, 0)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
 from math import ceil
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from extproc.sim.kv_cache import Contents
 from extproc.sim.sequence import FinishReason
 
 Json = dict[str, Any]
+
+TOKEN_CHARS = 4
+"""Of English, about as many characters are one token."""
+BLOCK_TOKENS = 16
+"""Of a KV block: vLLM's default on GPUs."""
 
 
 class ApiError(Exception):
@@ -42,6 +49,8 @@ class Call(Struct, frozen=True):
     stream: bool
     include_usage: bool = False
     continuous_usage: bool = False
+    blocks: Contents = ()
+    """Contents of the prompt's full blocks."""
 
 
 class StreamOptions(Struct):
@@ -76,7 +85,8 @@ def generation(body: Body, model: str, max_model_len: int, draw: Callable[[], in
     """`draw` tells the length of an answer that the client does not limit. ApiError 400: wants too much."""
     if body.n not in (None, 1):
         raise bad_request("n must be 1: this server is simulated", "n")
-    prompt_tokens = count_prompt(body)
+    text = prompt_text(body)
+    prompt_tokens = len(text) // TOKEN_CHARS
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if max_tokens is not None and max_tokens < 1:
         raise bad_request(f"max_tokens must be at least 1, got {max_tokens}.", "max_tokens")
@@ -98,42 +108,67 @@ def generation(body: Body, model: str, max_model_len: int, draw: Callable[[], in
         stream=bool(body.stream),
         include_usage=options.include_usage,
         continuous_usage=options.continuous_usage_stats,
+        blocks=contents(text),
     )
 
 
 def count_prompt(body: Body) -> int:
     """Tokens of `messages` (with `system`), `prompt` or `input`, whichever is there."""
+    return len(prompt_text(body)) // TOKEN_CHARS
+
+
+def prompt_text(body: Body) -> str:
+    """The whole prompt, TOKEN_CHARS characters a token."""
     if body.messages is not UNSET:
-        return count_chat(body.messages) + (count_tokens(body.system) if body.system else 0)
+        return (token_text(body.system) if body.system else "") + chat_text(body.messages)
     if body.prompt is not UNSET:
         prompt = body.prompt
         if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
             if len(prompt) > 1:
                 raise bad_request("only one prompt: this server is simulated", "prompt")
             prompt = prompt[0]
-        return count_tokens(prompt)
+        return token_text(prompt)
     if body.input is not UNSET:
-        return count_input(body.input)
+        return input_text(body.input)
     raise bad_request("messages, prompt or input is required")
 
 
-def count_input(value: str | list[Any]) -> int:
+def input_text(value: str | list[Any]) -> str:
     """Of an embedding's `input`: a text, tokens, or a list of either."""
     if isinstance(value, list) and value and not isinstance(value[0], int):
-        return sum(count_tokens(item) for item in value)
-    return count_tokens(value)
+        return "".join(map(token_text, value))
+    return token_text(value)
 
 
-def count_chat(messages: list[Json]) -> int:
-    """Four tokens a message for its role and marks, and its content."""
-    return max(1, sum(4 + count_tokens(message.get("content") or []) for message in messages))
+def chat_text(messages: list[Json]) -> str:
+    """Four tokens a message for its role and marks, and its content; at least one token."""
+    size = 4 * TOKEN_CHARS
+    parts = [
+        f"{message.get('role')}"[:size].ljust(size, "\0") + token_text(message.get("content") or [])
+        for message in messages
+    ]
+    return "".join(parts) or token_text("")
 
 
-def count_tokens(value: object) -> int:
+def token_text(value: object) -> str:
     """About four characters a token; a list of numbers is tokens already; of parts, those with text count."""
     if isinstance(value, str):
-        return max(1, ceil(len(value) / 4))
+        return value.ljust(TOKEN_CHARS * max(1, ceil(len(value) / TOKEN_CHARS)), "\0")
     if isinstance(value, list):
         texts = [part.get("text") for part in value if isinstance(part, dict)]
-        return sum(count_tokens(text) for text in texts if isinstance(text, str)) if texts else len(value)
+        if texts:
+            return "".join(token_text(text) for text in texts if isinstance(text, str))
+        return "".join(f"{item}"[-TOKEN_CHARS:].ljust(TOKEN_CHARS, "\0") for item in value)
     raise bad_request("a prompt must be a string, tokens or a list of parts")
+
+
+def contents(text: str) -> Contents:
+    """What stands in the full blocks of a prompt: each a hash of the block and all before it."""
+    data = text.encode("utf-32-le", "surrogatepass")
+    size = 4 * TOKEN_CHARS * BLOCK_TOKENS
+    digest, blocks = b"", []
+    for start in range(0, len(data) - size + 1, size):
+        digest = blake2b(data[start : start + size], key=digest, digest_size=8).digest()
+        content = int.from_bytes(digest)
+        blocks.append(range(content, content + 1))
+    return tuple(blocks)

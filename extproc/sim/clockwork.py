@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from extproc.sim.engine import Engine
-from extproc.sim.sequence import Finished, Request
+from extproc.sim.sequence import Event, Finished, Request
 
 
 class Ticket:
@@ -15,6 +15,8 @@ class Ticket:
         self.tokens = 0
         """Tokens so far, of a request with `stream`."""
         self.finished = False
+        self.cached_tokens = 0
+        """Of the prompt, those that were cached; known at the end."""
         self._news = asyncio.Event()
 
     async def news(self) -> None:
@@ -22,9 +24,11 @@ class Ticket:
         await self._news.wait()
         self._news.clear()
 
-    def tell(self, tokens: int, finished: bool) -> None:
-        self.tokens += tokens
-        self.finished = self.finished or finished
+    def tell(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self.finished, self.cached_tokens = True, event.cached_tokens
+        else:
+            self.tokens += 1
         self._news.set()
 
 
@@ -64,6 +68,5 @@ class Clockwork:
         for event in self._engine.advance(self._loop.time()):
             ticket = self._tickets.get(event.id)
             if ticket is not None:
-                finished = isinstance(event, Finished)
-                ticket.tell(tokens=0 if finished else 1, finished=finished)
+                ticket.tell(event)
         self._set_timer()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 
 import click
 
@@ -29,8 +30,40 @@ from extproc.sim.server import SimServer
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For the lengths of answers.")
 @click.option("--max-num-seqs", type=int, default=256, show_default=True, help="Requests in one batch.")
+@click.option(
+    "--max-num-batched-tokens",
+    type=click.IntRange(1),
+    help="Tokens of one iteration.  [default: vLLM's for the GPU]",
+)
+@click.option(
+    "--no-prefix-caching",
+    "prefix_caching",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Compute every prompt anew.",
+)
+@click.option(
+    "--no-chunked-prefill",
+    "chunked_prefill",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Prompts whole and before all decoding, as vLLM's V0 by default.",
+)
+@click.option(
+    "--enable-prompt-tokens-details", is_flag=True, help="Tell in `usage` how much of a prompt was cached."
+)
 @click.option("--num-blocks", type=int, help="KV-cache blocks of 16 tokens.  [default: what the GPU holds]")
 @click.option("--max-loras", type=int, default=1, show_default=True, help="Adapters in one batch.")
+@click.option(
+    "--lora-load",
+    "lora_load_s",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Seconds to bring an adapter into a slot.",
+)
 @click.option(
     "--max-model-len", type=int, default=32_768, show_default=True, help="Tokens of prompt and answer."
 )
@@ -42,9 +75,7 @@ from extproc.sim.server import SimServer
     help=f"One of {', '.join(REQUEST_FAULTS)}; refuse:SECONDS, reset-mid-stream:TOKENS.",
 )
 @click.option("--latency", type=float, default=0.0, help="Seconds added before each answer.")
-def sim(
-    metrics_fault: str, request_fault: str, latency: float, name: str | None, port: int, **options: object
-) -> None:
+def sim(**options: Any) -> None:
     """A simulated vLLM server: OpenAI API with streaming, /metrics, /health, /v1/models.
 
     \b
@@ -53,12 +84,19 @@ def sim(
       GET, DELETE /sim/requests  the last 1000 requests seen
     """
     try:
-        faults = Faults(metrics=metrics_fault, requests=request_fault, latency_s=latency)
-        name = name or (f"sim-{port}" if port else "sim")
-        config = SimConfig(faults=faults, name=name, port=port, **options)  # type: ignore[arg-type]
+        config = config_of(**options)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     asyncio.run(serve(config))
+
+
+def config_of(
+    metrics_fault: str, request_fault: str, latency: float, name: str | None, port: int, **options: Any
+) -> SimConfig:
+    """Of the command's options. ValueError: they cannot work."""
+    faults = Faults(metrics=metrics_fault, requests=request_fault, latency_s=latency)
+    name = name or (f"sim-{port}" if port else "sim")
+    return SimConfig(faults=faults, name=name, port=port, **options)
 
 
 async def serve(config: SimConfig) -> None:

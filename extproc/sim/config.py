@@ -26,11 +26,17 @@ class SimConfig(Struct, frozen=True, kw_only=True):
     speed: float = 1.0
     seed: int = 0
     max_num_seqs: int = 256
+    max_num_batched_tokens: int | None = None
+    """None: vLLM's default for the GPU."""
+    prefix_caching: bool = True
+    chunked_prefill: bool = True
     num_blocks: int | None = None
     """None: what the GPU holds."""
     max_loras: int = 1
     """vLLM's default; counts only where there are adapters."""
+    lora_load_s: float = 0.0
     max_model_len: int = 32_768
+    enable_prompt_tokens_details: bool = False
     faults: Faults = Faults()
     record_bodies: bool = False
 
@@ -50,6 +56,10 @@ class SimConfig(Struct, frozen=True, kw_only=True):
             profile=profile,
             speed=self.speed,
             max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            prefix_caching=self.prefix_caching,
+            chunked_prefill=self.chunked_prefill,
+            lora_load_s=self.lora_load_s,
             num_blocks=profile.num_blocks if self.num_blocks is None else self.num_blocks,
             max_loras=self.max_loras if self.loras else 0,
             max_model_len=self.max_model_len,

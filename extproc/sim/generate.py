@@ -104,7 +104,8 @@ class Api:
                 await ticket.news()
         finally:
             self._clockwork.release(request_id)
-        return await self._whole(request, answer.whole(self._text.tokens(0, call.output_tokens)))
+        text = self._text.tokens(0, call.output_tokens)
+        return await self._whole(request, answer.whole(text, self._told(ticket)))
 
     async def _embeddings(self, request: web.Request) -> web.Response:
         body = decode(await request.read())
@@ -141,8 +142,13 @@ class Api:
                 finish_reason=call.finish_reason,
                 lora=call.model if call.model in self._config.loras else None,
                 stream=call.stream,
+                blocks=call.blocks,
             )
         )
+
+    def _told(self, ticket: Ticket) -> int:
+        """Cached tokens as the answer tells of them."""
+        return ticket.cached_tokens if self._config.enable_prompt_tokens_details else 0
 
     async def _stream(
         self, request: web.Request, call: Call, answer: Answer, ticket: Ticket
@@ -157,7 +163,8 @@ class Api:
             tokens = ticket.tokens
             piece = b"" if sent else answer.start()
             text = self._text.tokens(sent, tokens)
-            piece += answer.end(text) if ticket.finished else answer.tokens(text, tokens)
+            cached = self._told(ticket)
+            piece += answer.end(text, cached) if ticket.finished else answer.tokens(text, tokens)
             if fault.kind == "reset-mid-stream" and tokens >= fault.number:
                 await self._reset(request)
             await response.write(piece)

@@ -100,9 +100,14 @@ class MetricsPage:
             yield f'{labels},reason="deferred"', gauges.deferred
 
         def by_source() -> Iterator[tuple[str, float]]:
-            yield f'{labels},source="local_compute"', stats.prompt_tokens
-            yield f'{labels},source="local_cache_hit"', 0
+            yield f'{labels},source="local_compute"', stats.prompt_tokens - stats.cached_prompt_tokens
+            yield f'{labels},source="local_cache_hit"', stats.cached_prompt_tokens
             yield f'{labels},source="external_kv_transfer"', 0
+
+        def cached_by_source() -> Iterator[tuple[str, float]]:
+            yield f'{labels},source="device"', stats.prefix_cache_hits
+            for source in ("host", "p2p", "disk", "external_unspecified"):
+                yield f'{labels},source="{source}"', 0
 
         def success() -> Iterator[tuple[str, float]]:
             for reason, count in stats.success.items():
@@ -118,7 +123,10 @@ class MetricsPage:
             "prompt_tokens_by_source_total": by_source,
             "generation_tokens_total": one(lambda: stats.generation_tokens),
             "request_success_total": success,
-            "prefix_cache_queries_total": one(lambda: 0),
+            "prompt_tokens_cached_total": one(lambda: stats.cached_prompt_tokens),
+            "prompt_tokens_cached_by_source_total": cached_by_source,
+            "prefix_cache_queries_total": one(lambda: stats.prefix_cache_queries),
+            "prefix_cache_hits_total": one(lambda: stats.prefix_cache_hits),
             "lora_requests_info": self._lora_requests,
         }
 
@@ -138,7 +146,7 @@ class MetricsPage:
         values = {
             "block_size": config.block_size,
             "effective_attention_block_size": config.block_size,
-            "enable_prefix_caching": False,
+            "enable_prefix_caching": config.prefix_caching,
             "kv_cache_max_concurrency": tokens / config.max_model_len,
             "kv_cache_size_tokens": tokens,
             "num_gpu_blocks": config.num_blocks,

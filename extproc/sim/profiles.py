@@ -47,5 +47,9 @@ PROFILES = MappingProxyType(
         # Estimated, not measured: 64 GB of weights over 4 x 600 GB/s without CUDA graphs, 65 GFLOP a token at
         # 45 % of 4 x 125 TFLOP/s, 256 KiB of KV a token. With 12 sequences of 4,300 tokens 57 ms.
         "a10x4-qwq-32b": GpuProfile(0.0440, 290e-6, 0.128e-6, 500e-6, 3_900),
+        # Estimated, not measured: 16 GB of weights over 75 % of 864 GB/s (as the A100 reaches) plus 2 ms,
+        # 16 GFLOP a token at 65 % of 362 TFLOP/s, 128 KiB of KV a token. The tables of llm-d-inference-sim
+        # (docs/latency-profiles.md) say 25 to 35 ms a token for 7-8B models on this GPU.
+        "l40s-llama-3-8b": GpuProfile(0.0267, 68e-6, 0.202e-6, 30e-6, 12_200),
     }
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
@@ -25,6 +25,15 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.count += times
         self.sum += value * times
+
+    def observe_all(self, values: Iterable[float], times: int) -> None:
+        """Each of `values` so many times."""
+        bounds, counts, count, total = self.bounds, self.counts, self.count, self.sum
+        for value in values:
+            counts[bisect_left(bounds, value)] += times
+            count += times
+            total += value * times
+        self.count, self.sum = count, total
 
     def cumulative(self) -> Iterator[int]:
         """The counts of the buckets as a page shows them, the one of `+Inf` last."""
@@ -50,6 +59,23 @@ REQUEST_LATENCY_S = (
 )
 
 
+OF_REQUESTS = (
+    "request_prompt_tokens",
+    "request_generation_tokens",
+    "request_max_num_generation_tokens",
+    "request_params_n",
+    "request_time_per_output_token_seconds",
+    "e2e_request_latency_seconds",
+    "request_queue_time_seconds",
+    "request_inference_time_seconds",
+    "request_prefill_time_seconds",
+    "request_decode_time_seconds",
+    "request_num_preemptions",
+    "request_prefill_kv_computed_tokens",
+)
+"""What is observed of every request at its end; `Stats.observe` has the values in this order."""
+
+
 def one_two_five(largest: int) -> tuple[float, ...]:
     """1, 2, 5, 10, 20, 50 … up to `largest`."""
     bounds = [m * 10**e for e in range(len(str(largest))) for m in (1, 2, 5)]
@@ -62,7 +88,12 @@ class Stats:
     def __init__(self, max_model_len: int) -> None:
         lengths = one_two_five(max_model_len)
         self.prompt_tokens = 0
-        """vllm:prompt_tokens_total, counted when a prompt is computed."""
+        """vllm:prompt_tokens_total, counted when a prompt is computed; with what was cached."""
+        self.cached_prompt_tokens = 0
+        """Of those, what the prefix cache had."""
+        self.prefix_cache_queries = 0
+        """In tokens, when a request is admitted; preempted ones that come again do not count."""
+        self.prefix_cache_hits = 0
         self.generation_tokens = 0
         self.preemptions = 0
         self.success = {"stop": 0, "length": 0, "abort": 0, "error": 0, "repetition": 0}
@@ -90,30 +121,51 @@ class Stats:
         self.iteration_tokens = self.histograms["iteration_tokens_total"]
         self.ttft = self.histograms["time_to_first_token_seconds"]
         self.inter_token = self.histograms["inter_token_latency_seconds"]
+        self._of_requests = [self.histograms[name] for name in OF_REQUESTS]
 
     def observe(self, finished: Finished) -> None:
         """Count the end of a request (vllm/v1/metrics/stats.py: update_from_finished_request)."""
         request = finished.request
         self.success[finished.reason] += 1
         decode_s = finished.at_s - finished.first_token_s
-        values = {
-            "request_prompt_tokens": request.prompt_tokens,
-            "request_generation_tokens": request.output_tokens,
-            "request_max_num_generation_tokens": request.output_tokens,
-            "request_params_n": 1,
-            "request_time_per_output_token_seconds": decode_s / max(1, request.output_tokens - 1),
-            "e2e_request_latency_seconds": finished.at_s - finished.arrival_s,
-            "request_queue_time_seconds": finished.admitted_s - finished.arrival_s,
-            "request_inference_time_seconds": finished.at_s - finished.admitted_s,
-            "request_prefill_time_seconds": finished.first_token_s - finished.admitted_s,
-            "request_decode_time_seconds": decode_s,
-            "request_num_preemptions": finished.preemptions,
-            "request_prefill_kv_computed_tokens": request.prompt_tokens,
-        }
-        for name, value in values.items():
-            self.histograms[name].observe(value)
+        values = (
+            request.prompt_tokens,
+            request.output_tokens,
+            request.output_tokens,
+            1,
+            decode_s / max(1, request.output_tokens - 1),
+            finished.at_s - finished.arrival_s,
+            finished.admitted_s - finished.arrival_s,
+            finished.at_s - finished.admitted_s,
+            finished.first_token_s - finished.admitted_s,
+            decode_s,
+            finished.preemptions,
+            request.prompt_tokens - finished.cached_tokens,
+        )
+        for histogram, value in zip(self._of_requests, values, strict=True):
+            histogram.counts[bisect_left(histogram.bounds, value)] += 1
+            histogram.count += 1
+            histogram.sum += value
         if request.max_tokens is not None:
             self.histograms["request_params_max_tokens"].observe(request.max_tokens)
+
+    def snapshot(self, gauges: Gauges, lora_requests: tuple[tuple[str, float], ...]) -> Snapshot:
+        sums = {name: (histogram.sum, histogram.count) for name, histogram in self.histograms.items()}
+        return Snapshot(
+            gauges=gauges,
+            lora_requests=lora_requests,
+            prompt_tokens=self.prompt_tokens,
+            cached_prompt_tokens=self.cached_prompt_tokens,
+            prefix_cache_queries=self.prefix_cache_queries,
+            prefix_cache_hits=self.prefix_cache_hits,
+            generation_tokens=self.generation_tokens,
+            preemptions=self.preemptions,
+            success=dict(self.success),
+            ttft=sums["time_to_first_token_seconds"],
+            inter_token_latency=sums["inter_token_latency_seconds"],
+            e2e_latency=sums["e2e_request_latency_seconds"],
+            queue_time=sums["request_queue_time_seconds"],
+        )
 
 
 class Gauges(Struct, frozen=True, gc=False):
@@ -133,6 +185,11 @@ class Snapshot(Struct, frozen=True, gc=False):
     lora_requests: tuple[tuple[str, float], ...]
     """`Engine.lora_requests`."""
     prompt_tokens: int
+    cached_prompt_tokens: int
+    """Of those, what the prefix cache had: vllm:prompt_tokens_by_source_total, local_cache_hit."""
+    prefix_cache_queries: int
+    """In tokens; so the hits."""
+    prefix_cache_hits: int
     generation_tokens: int
     preemptions: int
     success: dict[str, int]

@@ -1,0 +1,105 @@
+"""The scorer that the built-in default rests on: where does this request cost everybody the least time?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from ..endpoint import Endpoint
+from ..request import InferenceRequest
+from .plugin import Plugin, Weight, estimated_loads, prefer_low
+
+LEAST_TOKENS = 64
+"""A request costs at least this many prompt tokens: an iteration is made for it however much of it is cached."""
+KV_WATCHED = 0.7
+"""Below this usage of its KV cache nobody waits for memory at an endpoint: answers grow slowly."""
+KV_ROOM = 0.98
+"""Usage up to which prompts are admitted; engines keep a little back for answers that grow."""
+KV_BLUR = 0.02
+"""Share of the KV cache by which we may be wrong about what is free."""
+UNKNOWN_OUTPUT = 200.0
+"""Length of an answer where no counter has told yet: the mean of public chat traces (Azure 2023: 211)."""
+SLOT_WAIT_ANSWERS = 1.0
+"""How many answers' times it takes until a LoRA slot is free where all are in use."""
+LOAD_S = 0.05
+"""Loading an adapter that is in the host's memory, while every running request waits."""
+
+
+class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
+    """Prefers the endpoint where (prompt work ahead of the request and its own) x (requests there) is least.
+
+    LMetric (arXiv 2603.15202): prompt tokens to compute are the request's own wait, and every request in the batch
+    waits for them too.  What is cached there need not be computed, so that prefix affinity, balance and interference
+    are one figure without weights to tune.  Tokens count in seconds of the endpoint's measured speed; waiting for KV
+    memory or for a LoRA slot adds to them.  An endpoint with more than `load_bound` times the mean load gets nothing
+    for what it has cached: affinity makes nobody worse off than that.
+    """
+
+    load_bound: Annotated[float, Meta(ge=1.0, le=100.0)] = 2.0
+    weight: Weight = 1.0
+
+    def score(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
+        return prefer_low(self.costs(request, endpoints, now))
+
+    def costs(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
+        """Seconds of waiting, summed over all that wait, beside *endpoints*."""
+        total, cached = max(request.prompt.tokens, LEAST_TOKENS), request.cached
+        adapter = request.target_model if request.is_adapter else None
+        loads = estimated_loads(endpoints, now)
+        most = self.load_bound * (sum(loads) / len(loads) + 1.0)
+        costs = []
+        for endpoint, load in zip(endpoints, loads, strict=True):
+            new = total
+            if cached and load <= most and (hit := cached.get(endpoint)):
+                new = max(total - hit, LEAST_TOKENS)
+            backlog = endpoint.backlog
+            ahead = backlog.tokens - (now - backlog.at) * backlog.rate
+            wait_s = (new + ahead if ahead > 0.0 else new) * endpoint.token_s
+            if endpoint.kv_usage > KV_WATCHED and endpoint.fresh_until > now:
+                wait_s += kv_wait_s(endpoint, new + max(ahead, 0.0))
+            if adapter is not None and endpoint.max_loras:
+                wait_s += _slot_wait_s(endpoint, adapter)
+            costs.append(wait_s * (load + 1.0) * endpoint.slowness)
+        return costs
+
+
+def kv_wait_s(endpoint: Endpoint, tokens: float) -> float:
+    """How long prompts of *tokens* wait for KV memory: for answers to end that hold what is missing."""
+    metrics = endpoint.metrics
+    if metrics is None or not metrics.num_gpu_blocks:
+        return 0.0
+    capacity = metrics.num_gpu_blocks * metrics.block_size
+    blur = KV_BLUR * capacity
+    missing = (endpoint.kv_usage - KV_ROOM) * capacity + tokens
+    soft = missing if missing > 30 * blur else blur * math.log1p(math.exp(missing / blur))
+    return soft / _freed_per_s(endpoint, capacity)
+
+
+def _freed_per_s(endpoint: Endpoint, capacity: int) -> float:
+    """Tokens of KV memory that ending answers free in a second."""
+    held = max(endpoint.tokens_in_flight, endpoint.kv_usage * capacity, 1.0)
+    return held / answer_s(endpoint)
+
+
+def answer_s(endpoint: Endpoint) -> float:
+    """How long an answer takes to generate there, on average."""
+    step_time = endpoint.step_time
+    return (step_time.mean_output or UNKNOWN_OUTPUT) * (step_time.step_s or UNKNOWN_STEP_S)
+
+
+UNKNOWN_STEP_S = 0.03
+"""An iteration's time where it was not measured yet: 8B to 70B models on their usual cards take 10 to 60 ms."""
+
+
+def _slot_wait_s(endpoint: Endpoint, adapter: str) -> float:
+    """Until *adapter* can run: nothing where it does, its loading where a slot is free, else until one becomes free."""
+    ours, running = endpoint.loras_in_flight, endpoint.running_loras
+    if adapter in ours or adapter in running:
+        return 0.0
+    active = len(running.union(ours)) if ours else len(running)
+    if active < endpoint.max_loras:
+        return LOAD_S
+    return LOAD_S + SLOT_WAIT_ANSWERS * answer_s(endpoint) * (active - endpoint.max_loras + 1)
