@@ -75,7 +75,7 @@ class App:
         self.telemetry = Telemetry(self.metrics, self.log)
         self.processor = ExternalProcessor(self.router, self.telemetry, self.clock, random.Random())
         self.grpc = GrpcServer(self.processor, options.credentials())
-        self.http = HttpServer(self.metrics.registry, self.not_ready, self.describe)
+        self.http = HttpServer(self.metrics.registry, self.not_ready, self.describe, self.explain)
         listener = ScrapeListener(self.fleet, self.telemetry, self.clock, self.processor.dispatcher.poke)
         self.scraper = Scraper(listener, self._scrape_bug)
         self.watcher = ConfigWatcher(options.config, config_hash, self.apply, self.refuse)
@@ -108,6 +108,10 @@ class App:
             "open_streams": self.processor.open_streams,
             "in_flight_counts": "exact" if self.telemetry.counts_are_exact() else "approximate",
         }
+
+    def explain(self, limit: int, request_id: str | None) -> list[dict[str, Any]]:
+        """`/debug/explain`."""
+        return self.processor.recent.describe(self.clock(), limit, request_id)
 
     def apply(self, config: Config, config_hash: str) -> None:
         """A reload: streams that began keep their router, new ones and those that are held get this one."""

@@ -1,4 +1,4 @@
-"""The commands: `extproc serve | check | sim | demo`."""
+"""The commands: `extproc serve | check | explain | bench | sim | demo`."""
 
 from __future__ import annotations
 
@@ -86,9 +86,11 @@ def check(file: Path) -> None:
 
 def main() -> None:
     """The console script."""
+    from .benchmark.command import bench
     from .demo.command import demo
     from .sim.command import sim
 
+    cli.add_command(bench)
     cli.add_command(sim)
     cli.add_command(demo)
     cli()

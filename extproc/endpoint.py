@@ -31,7 +31,6 @@ class Endpoint:
     """
 
     __slots__ = (
-        "_in_flight_at_scrape",
         "_max_age_s",
         "address",
         "allowance",
@@ -41,6 +40,7 @@ class Endpoint:
         "full_until",
         "health",
         "in_flight",
+        "in_flight_at_scrape",
         "ip",
         "kv_usage",
         "labels",
@@ -107,7 +107,8 @@ class Endpoint:
         self.max_loras = 0
         self.allowance = MAX_ALLOWANCE
         """How many requests more than end there it can take between two scrapes, for all that we know."""
-        self._in_flight_at_scrape = 0
+        self.in_flight_at_scrape = 0
+        """Of `in_flight`, what the last scrape may have seen."""
         self._max_age_s = max_age_s
 
     def __repr__(self) -> str:
@@ -123,15 +124,16 @@ class Endpoint:
         """Take over a scrape that was answered just now."""
         if self.metrics is not None:
             self._measure(self.metrics, metrics, now - self.scraped_at)
-        self.backlog.scraped(metrics.waiting, metrics.running, now)
         self.metrics, self.scraped_at, self.tried = metrics, now, True
         self.fresh_until = now + self._max_age_s
         self.waiting, self.running, self.kv_usage = metrics.waiting, metrics.running, metrics.kv_cache_usage
         self.running_loras, self.waiting_loras = metrics.running_loras, metrics.waiting_loras
         self.max_loras = metrics.max_loras
-        self.expire(math.inf)
+        self.in_flight -= len(self.lingering)  # they are among those that it tells of
+        self.lingering = []
         self.external = max(0, self.waiting + self.running - self.in_flight)
-        self._in_flight_at_scrape = self.in_flight
+        self.backlog.scraped(self.waiting, self.running, now, self.external, self.step_time.mean_new_tokens)
+        self.in_flight_at_scrape = self.in_flight
         # As TCP finds what a path can take: down to the least where requests wait, else twice as many.
         self.allowance = 1 if self.waiting else min(2 * self.allowance, MAX_ALLOWANCE)
 
@@ -159,7 +161,7 @@ class Endpoint:
     @property
     def queue(self) -> int:
         """Requests that wait there: where some waited at the last scrape, those we sent since wait behind them."""
-        since = self.in_flight - self._in_flight_at_scrape
+        since = self.in_flight - self.in_flight_at_scrape
         return self.waiting + since if self.waiting > 0 and since > 0 else self.waiting
 
     def has_room(self, waiting: int) -> bool:
@@ -168,7 +170,7 @@ class Endpoint:
         What ended since makes room for what waited.  Where nobody waited, nobody knows how many more fit into the
         batch: as many as ended, and `allowance`.
         """
-        since = self.in_flight - self._in_flight_at_scrape
+        since = self.in_flight - self.in_flight_at_scrape
         return self.waiting + since < (waiting if self.waiting else max(waiting, self.allowance))
 
     def acquire(self, work: Work | None = None, now: float = 0.0) -> None:
@@ -194,6 +196,7 @@ class Endpoint:
         self.lingering.append(until)
         if work is not None:
             self._release(work)
+            self.backlog.linger(work, until)
 
     def _release(self, work: Work) -> None:
         self.tokens_in_flight -= work.prompt_tokens + work.output_tokens
@@ -210,3 +213,4 @@ class Endpoint:
             left = [until for until in self.lingering if until > now]
             self.in_flight -= len(self.lingering) - len(left)
             self.lingering = left
+        self.backlog.expire(now)

@@ -31,6 +31,7 @@ from .protocol.messages import (
     RequestTruncated,
 )
 from .protocol.stream import WHOLE_AT_ONCE, ExtProcStream
+from .recent import RecentDecisions
 from .request import NO_PROMPT, InferenceRequest, Prompt
 from .router import Decision, Router
 from .waiting_room import Ticket
@@ -49,6 +50,7 @@ class Exchange:
         "_mode",
         "_reader",
         "_reading",
+        "_recent",
         "_rng",
         "_size",
         "_stream",
@@ -81,6 +83,7 @@ class Exchange:
         budget: BodyBudget,
         watcher: Watcher,
         lobby: Lobby[Exchange],
+        recent: RecentDecisions,
         clock: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -118,6 +121,7 @@ class Exchange:
         self._budget = budget
         self._watcher = watcher
         self._lobby = lobby
+        self._recent = recent
         self._clock = clock
         self._rng = rng
         self._reading = Reading.OPAQUE
@@ -215,8 +219,10 @@ class Exchange:
         return self.called
 
     def _count(self, decision: Decision) -> None:
+        now = self._clock()
         self.decision = decision
-        self.flight = Flight(decision.pool, decision.endpoint, self._watcher, decision.work, self._clock())
+        self._recent.add(decision, self.headers, now)
+        self.flight = Flight(decision.pool, decision.endpoint, self._watcher, decision.work, now)
 
     def call(self, outcome: Outcome) -> None:
         """The request was held, and this came of it; a decision is counted at once."""

@@ -76,6 +76,7 @@ class Flight:
         self._open_ended = answer.streamed and not answer.ended
         if answer.served is not None:
             self._serve(answer.served, now)
+        self._work.prefix = ()  # some kilobytes, and the answer may take an hour
         endpoint = self.endpoint
         if endpoint is None:
             return
@@ -95,6 +96,7 @@ class Flight:
         if served is None:
             self._watcher.missed(self._pool, address)
             return
+        self._pool.moved(self._work, served)
         served.acquire(self._work, now)
         self._pool.sent(self._work, served, now)
         self._fail(chosen, Failure.ANSWERED, now)  # Envoy tried it first and went on

@@ -11,27 +11,33 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from .recent import KEPT
+
 SHUTDOWN_S = 1.0
 """How long an open request to this port may hold up our end."""
 
 
 class HttpServer:
-    """`/metrics`, `/livez`, `/readyz`, `/debug/state`."""
+    """`/metrics`, `/livez`, `/readyz`, `/debug/state`, `/debug/explain`."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
         not_ready: Callable[[], list[str]],
         state: Callable[[], dict[str, Any]],
+        explain: Callable[[int, str | None], list[dict[str, Any]]],
     ) -> None:
+        """*explain* answers up to so many of the last decisions, of one request or of all; it is called in a thread."""
         self._registry = registry
         self._not_ready = not_ready
         self._state = state
+        self._explain = explain
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/debug/state", self._debug_state)
+        app.router.add_get("/debug/explain", self._debug_explain)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
 
     async def start(self, host: str, port: int) -> int:
@@ -57,5 +63,20 @@ class HttpServer:
         return web.Response(text="\n".join(reasons or ["ok"]) + "\n", status=503 if reasons else 200)
 
     async def _debug_state(self, request: web.Request) -> web.Response:
-        body = msgspec.json.format(msgspec.json.encode(self._state()), indent=2)
-        return web.Response(body=body, content_type="application/json")
+        state = self._state()  # here, so that nothing in it changes meanwhile
+        return await _json_response(lambda: state)
+
+    async def _debug_explain(self, request: web.Request) -> web.Response:
+        limit = request.query.get("limit", str(KEPT))
+        if not limit.isascii() or not limit.isdecimal() or len(limit) > 9 or int(limit) < 1:
+            raise web.HTTPBadRequest(text=f"limit: expected an integer from 1, at most {KEPT} are kept\n")
+        request_id = request.query.get("request_id")
+        return await _json_response(lambda: {"decisions": self._explain(int(limit), request_id)})
+
+
+async def _json_response(answer: Callable[[], object]) -> web.Response:
+    def body() -> bytes:
+        return msgspec.json.format(msgspec.json.encode(answer()), indent=2)
+
+    # In a thread, as above.
+    return web.Response(body=await asyncio.to_thread(body), content_type="application/json")

@@ -29,6 +29,8 @@ COMPARE_S = 1.0
 SAME_SPEED = 0.25
 """Endpoints whose measured speeds differ by less are equal: the measurement is no better, and noise would unbalance
 what is equal."""
+MAX_SPEED_RATIO = 30.0
+"""More lies between no two cards that one would mix; a server whose counters are broken must not draw all requests."""
 
 Labels = Mapping[str, str]
 
@@ -45,7 +47,7 @@ class Pool:
         """LoRA adapters that an endpoint ever told of."""
         self.endpoints: tuple[Endpoint, ...] = ()
         self.by_address: dict[str, Endpoint] = {}
-        self.mean_output = 0.0
+        self.mean_output = before.mean_output if before else 0.0
         """Tokens of an answer, on average, as the endpoints' counters tell; 0: unknown."""
         self._compared_at = NEVER
         self._selections: dict[frozenset[tuple[str, str]], tuple[Endpoint, ...]] = {}
@@ -57,6 +59,7 @@ class Pool:
         self.by_address = {endpoint.address: endpoint for endpoint in self.endpoints}
         self._selections = {}
         self.index.keep(self.endpoints)
+        compare(self.endpoints)  # or a new one would count as fast as one of which nothing is known
 
     def select(self, labels: Labels) -> tuple[Endpoint, ...]:
         """The members that carry all of *labels*."""
@@ -118,6 +121,11 @@ class Pool:
             salt=_salt(request.target_model) if prompt.prefix else 0,
         )
 
+    def moved(self, work: Work, endpoint: Endpoint) -> None:
+        """*endpoint* serves *work* instead of the one that it was meant for, and has other things in its cache."""
+        cached = self.index.match(work.prefix, work.salt).get(endpoint, 0) if work.prefix else 0
+        work.new_tokens = max(0, work.prompt_tokens - cached)
+
     def sent(self, work: Work, endpoint: Endpoint, now: float) -> None:
         """*work* was sent to *endpoint*: what it computes there will be in its cache."""
         if _written(endpoint.metrics) is None:  # else its counters tell, and know of others' requests too
@@ -171,7 +179,9 @@ def _mean_output(endpoints: Sequence[Endpoint]) -> float:
 
 
 def _unless_same(ratio: float) -> float:
-    return 1.0 if 1.0 / (1.0 + SAME_SPEED) < ratio < 1.0 + SAME_SPEED else ratio
+    if 1.0 / (1.0 + SAME_SPEED) < ratio < 1.0 + SAME_SPEED:
+        return 1.0
+    return min(max(ratio, 1.0 / MAX_SPEED_RATIO), MAX_SPEED_RATIO)
 
 
 def _salt(model: str) -> int:

@@ -28,6 +28,7 @@ from .protocol.messages import (
     ResponseStarted,
 )
 from .protocol.stream import ExtProcStream
+from .recent import RecentDecisions
 from .router import Router
 from .telemetry import Telemetry
 
@@ -64,6 +65,7 @@ class ExternalProcessor:
         self._rng = rng
         self._budget = BodyBudget()
         self.dispatcher = Dispatcher(telemetry, clock, rng)
+        self.recent = RecentDecisions()
         self._exchanges: dict[asyncio.Task[Any], Exchange] = {}
         self.shutting_down = False
         """The drain is over: nothing is decided any more."""
@@ -124,6 +126,7 @@ class ExternalProcessor:
             self._budget,
             self._telemetry.watcher,
             self.dispatcher.lobby,
+            self.recent,
             self._clock,
             self._rng,
         )

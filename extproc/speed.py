@@ -11,6 +11,8 @@ from .vllm import EngineMetrics
 
 FORGET_S = 60.0
 """Memory of the fit: long enough for some hundred scrapes, short enough to follow a change of the batch."""
+MAX_GAP_S = 10.0
+"""Readings further apart say little: the engine may have been idle in between."""
 MIN_BUSY_S = 2.0
 """Busy time before the fit is believed."""
 WINDOW_S = 2.0
@@ -29,7 +31,24 @@ RIDGE = 1e-3
 class StepTime:
     """The fit of one endpoint; both figures 0 until known."""
 
-    __slots__ = ("_nn", "_np", "_nt", "_pp", "_pt", "_answer_tokens", "_answers", "_window", "busy_s", "iteration_s", "mean_output", "prefill_rate", "step_s", "token_s")
+    __slots__ = (
+        "_answer_tokens",
+        "_answered_tokens",
+        "_answers",
+        "_nn",
+        "_np",
+        "_nt",
+        "_pp",
+        "_pt",
+        "_window",
+        "busy_s",
+        "iteration_s",
+        "mean_new_tokens",
+        "mean_output",
+        "prefill_rate",
+        "step_s",
+        "token_s",
+    )
 
     def __init__(self) -> None:
         self.step_s = 0.0
@@ -44,14 +63,19 @@ class StepTime:
         """Prompt tokens a second while it does little else; 0: unknown."""
         self.mean_output = 0.0
         """Tokens of an answer, on average; 0: unknown."""
+        self.mean_new_tokens = 0.0
+        """Prompt tokens computed for an answer, on average; 0: unknown."""
         self._nn = self._np = self._pp = self._nt = self._pt = 0.0
         self._window = [0.0, 0.0, 0.0]
         """Seconds, iterations and computed tokens not yet taken into the fit."""
-        self._answers = self._answer_tokens = 0.0
+        self._answers = self._answer_tokens = self._answered_tokens = 0.0
 
     def measure(self, before: EngineMetrics, after: EngineMetrics, elapsed_s: float) -> None:
         """Take in two readings of an engine's counters that are *elapsed_s* apart."""
-        self._measure_output(before, after)
+        if elapsed_s > MAX_GAP_S or _fell(before.iterations_total, after.iterations_total):
+            self._window = [0.0, 0.0, 0.0]
+            return
+        self._measure_answers(before, after)
         if not (before.running and after.running):
             if not after.running:
                 self.iteration_s = 0.0
@@ -64,7 +88,7 @@ class StepTime:
             self.observe(*self._window)
             self._window = [0.0, 0.0, 0.0]
 
-    def _measure_output(self, before: EngineMetrics, after: EngineMetrics) -> None:
+    def _measure_answers(self, before: EngineMetrics, after: EngineMetrics) -> None:
         finished = _grown(before.requests_finished_total, after.requests_finished_total)
         tokens = _grown(before.generation_tokens_total, after.generation_tokens_total)
         if tokens <= 0 and finished <= 0:
@@ -72,8 +96,10 @@ class StepTime:
         keep = 1.0 - finished / REMEMBERED_ANSWERS if finished < REMEMBERED_ANSWERS else 0.0
         self._answers = self._answers * keep + finished
         self._answer_tokens = self._answer_tokens * keep + tokens
+        self._answered_tokens = self._answered_tokens * keep + max(0.0, _computed(after) - _computed(before))
         if self._answers >= MIN_ANSWERS:
             self.mean_output = self._answer_tokens / self._answers
+            self.mean_new_tokens = self._answered_tokens / self._answers
 
     def observe(self, elapsed_s: float, iterations: float, tokens: float) -> None:
         """*iterations* and computed prompt *tokens* in *elapsed_s*, during which the engine was never idle."""
@@ -106,6 +132,11 @@ class StepTime:
 def _grown(before: float | None, after: float | None) -> float:
     """By how much a counter grew; 0 where it is unknown or began anew."""
     return max(0.0, after - before) if before is not None and after is not None else 0.0
+
+
+def _fell(before: float | None, after: float | None) -> bool:
+    """Whether a counter began anew: the server was restarted."""
+    return before is not None and after is not None and after < before
 
 
 def _computed(metrics: EngineMetrics) -> float:

@@ -1,23 +1,136 @@
-"""`/debug/state`: what the router knows and what it was told, for people and for `explain`."""
+"""`/debug/state`: what the router knows and what it was told, for people and for `explain`.
+
+Times are relative to now, and figures are not rounded: what `restoring` makes of them decides as the original.  No
+credentials: even the path of a token file is left out.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
 from .canary import Target
-from .endpoint import Endpoint
+from .config.schema import Config
+from .endpoint import NEVER, UNKNOWN_TOKEN_S, Endpoint
 from .holding import Lobby
 from .pool import Pool
 from .router import Router
 from .tiers import Tiers
+from .vllm import EngineMetrics
+
+FORMAT = 1
+"""Raised when an older `extproc explain` would misread a state."""
+
+
+class ConfigState(Struct, frozen=True, kw_only=True):
+    """The config in force."""
+
+    sha256: str
+    loaded_at: float
+    values: Config
+    """Without endpoints, which the pools list with all that is known of them, and without files of tokens."""
+
+
+class BacklogState(Struct, frozen=True, kw_only=True):
+    """Prompts that it has yet to compute."""
+
+    tokens: float = 0.0
+    rate: float = 0.0
+
+
+class SpeedState(Struct, frozen=True, kw_only=True):
+    """How fast it works, as measured; 0: unknown."""
+
+    step_s: float = 0.0
+    token_s: float = 0.0
+    iteration_s: float = 0.0
+    prefill_rate: float = 0.0
+    mean_output: float = 0.0
+    compared_token_s: float = UNKNOWN_TOKEN_S
+    """What counts, by comparison with the pool's others."""
+    slowness: float = 1.0
+
+
+class HealthState(Struct, frozen=True, kw_only=True):
+    failures: int = 0
+    set_aside_for_s: float = 0.0
+    cause: str | None = None
+
+
+class EndpointState(Struct, frozen=True, kw_only=True):
+    """A model server; see `Endpoint`."""
+
+    address: str
+    labels: dict[str, str] = {}
+    tier: str | None = None
+    full: bool | None = None
+    full_for_s: float | None = None
+    """It was full for its tier, and counts as full for so long at least."""
+    in_flight: int = 0
+    in_flight_at_scrape: int = 0
+    lingering: int = 0
+    external: int = 0
+    requests: int = 0
+    tokens_in_flight: float = 0.0
+    loras_in_flight: dict[str, int] = {}
+    allowance: int = 0
+    backlog: BacklogState = BacklogState()
+    speed: SpeedState = SpeedState()
+    ready: bool = True
+    health: HealthState = HealthState()
+    metrics_age_s: float | None = None
+    fresh: bool = False
+    fresh_for_s: float | None = None
+    metrics: EngineMetrics | None = None
+    models: list[str] = []
+
+
+class TierState(Struct, frozen=True, kw_only=True):
+    name: str
+    labels: dict[str, str]
+    open: bool
+
+
+class PoolState(Struct, frozen=True, kw_only=True):
+    name: str
+    tiers: list[TierState] = []
+    mean_output: float = 0.0
+    adapters: list[str] = []
+    endpoints: list[EndpointState] = []
+
+
+class QueueState(Struct, frozen=True, kw_only=True):
+    """Who waits with us for a pool."""
+
+    pool: str
+    timeout_s: float
+    critical: int
+    standard: int
+    bytes: int
+    longest_wait_s: float
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """What `restoring` needs of it."""
+
+    format: int
+    config: ConfigState
+    pools: list[PoolState]
+    queues: list[QueueState] = []
 
 
 def describe(router: Router, config_hash: str, now: float) -> dict[str, Any]:
-    """Pools with their endpoints, models with their targets, and the config's hash and load time."""
+    """Pools with their endpoints, models with their targets, and the config with its hash and load time."""
+    config = ConfigState(sha256=config_hash, loaded_at=router.loaded_at, values=_public(router.config))
+    pools = [_pool(pool, router.tiers.get(pool.name), now) for pool in router.pools.values()]
     return {
-        "config": {"sha256": config_hash, "loaded_at": router.loaded_at},
+        "format": FORMAT,
+        "config": msgspec.to_builtins(config),
         "default_pool": router.config.default_pool_name,
-        "pools": [_pool(pool, router.tiers.get(pool.name), now) for pool in router.pools.values()],
+        "pools": msgspec.to_builtins(pools, order="deterministic"),  # adapters in order
         "models": [
             {
                 "name": route.model.name,
@@ -49,52 +162,75 @@ def queues(router: Router, lobby: Lobby[Any], now: float) -> list[dict[str, Any]
     ]
 
 
+def _public(config: Config) -> Config:
+    pools = [
+        replace(pool, endpoints=[], metrics=replace(pool.metrics, bearer_token_file=None))
+        for pool in config.pools
+    ]
+    return replace(config, pools=pools)
+
+
 def _target(target: Target) -> dict[str, Any]:
     return {"model": target.model, "weight": target.share, "labels": target.labels}
 
 
-def _pool(pool: Pool, tiers: Tiers | None, now: float) -> dict[str, Any]:
-    return {
-        "name": pool.name,
-        "tiers": _tiers(tiers, now) if tiers else [],
-        "endpoints": [_endpoint(endpoint, tiers, now) for endpoint in pool.endpoints],
-    }
+def _pool(pool: Pool, tiers: Tiers | None, now: float) -> PoolState:
+    return PoolState(
+        name=pool.name,
+        tiers=_tiers(tiers, now) if tiers else [],
+        mean_output=pool.mean_output,
+        adapters=sorted(pool.adapters),
+        endpoints=[_endpoint(endpoint, tiers, now) for endpoint in pool.endpoints],
+    )
 
 
-def _tiers(tiers: Tiers, now: float) -> list[dict[str, Any]]:
+def _tiers(tiers: Tiers, now: float) -> list[TierState]:
     return [
-        {"name": tier.name, "labels": tier.labels, "open": is_open}
+        TierState(name=tier.name, labels=tier.labels, open=is_open)
         for tier, is_open in zip(tiers.tiers, tiers.open(now), strict=True)
     ]
 
 
-def _endpoint(endpoint: Endpoint, tiers: Tiers | None, now: float) -> dict[str, Any]:
-    health, metrics = endpoint.health, endpoint.metrics
-    return {
-        "address": endpoint.address,
-        "labels": endpoint.labels,
-        "tier": tiers.name(endpoint) if tiers else None,
-        "full": tiers.is_full(endpoint, now) if tiers else None,
-        "in_flight": endpoint.in_flight,
-        "lingering": len(endpoint.lingering),
-        "external": endpoint.external,
-        "requests": endpoint.requests,
-        "ready": not health.is_set_aside(now),
-        "health": {
-            "failures": health.failures,
-            "set_aside_for_s": round(max(0.0, health.set_aside_until - now), 3),
-            "cause": health.cause.name.lower() if health.cause else None,
-        },
-        "metrics_age_s": round(now - endpoint.scraped_at, 3) if metrics else None,
-        "fresh": endpoint.is_fresh(now),
-        "metrics": metrics
-        and {
-            "waiting": metrics.waiting,
-            "running": metrics.running,
-            "kv_cache_usage": metrics.kv_cache_usage,
-            "running_loras": sorted(metrics.running_loras),
-            "waiting_loras": sorted(metrics.waiting_loras),
-            "max_loras": metrics.max_loras,
-        },
-        "models": endpoint.models,
-    }
+def _endpoint(endpoint: Endpoint, tiers: Tiers | None, now: float) -> EndpointState:
+    health, backlog = endpoint.health, endpoint.backlog
+    return EndpointState(
+        address=endpoint.address,
+        labels=dict(endpoint.labels),
+        tier=tiers.name(endpoint) if tiers else None,
+        full=tiers.is_full(endpoint, now) if tiers else None,
+        full_for_s=None if endpoint.full_until == NEVER else endpoint.full_until - now,
+        in_flight=endpoint.in_flight,
+        in_flight_at_scrape=endpoint.in_flight_at_scrape,
+        lingering=len(endpoint.lingering),
+        external=endpoint.external,
+        requests=endpoint.requests,
+        tokens_in_flight=endpoint.tokens_in_flight,
+        loras_in_flight=dict(endpoint.loras_in_flight),
+        allowance=endpoint.allowance,
+        backlog=BacklogState(tokens=backlog.left(now), rate=backlog.rate),
+        speed=_speed(endpoint),
+        ready=not health.is_set_aside(now),
+        health=HealthState(
+            failures=health.failures,
+            set_aside_for_s=max(0.0, health.set_aside_until - now),
+            cause=health.cause.name.lower() if health.cause else None,
+        ),
+        metrics_age_s=now - endpoint.scraped_at if endpoint.metrics else None,
+        fresh=endpoint.is_fresh(now),
+        fresh_for_s=endpoint.fresh_until - now if endpoint.metrics else None,
+        metrics=endpoint.metrics,
+        models=list(endpoint.models),
+    )
+
+
+def _speed(endpoint: Endpoint) -> SpeedState:
+    step_time = endpoint.step_time
+    return SpeedState(
+        step_s=step_time.step_s,
+        token_s=step_time.token_s,
+        iteration_s=step_time.iteration_s,
+        prefill_rate=step_time.prefill_rate,
+        mean_output=step_time.mean_output,
+        compared_token_s=endpoint.token_s,
+        slowness=endpoint.slowness,
+    )

@@ -17,6 +17,9 @@ import msgspec
 MAX_REQUESTS = 1e9
 """More waiting or running requests than this is a broken page: no server could hold them in memory."""
 
+MAX_COUNT = 1e15
+"""A counter beyond this is broken: at a million tokens a second it would take 30 years."""
+
 MAX_LINES = 30_000
 """A page with more wanted lines is refused: collecting this many stalls the event loop for about 10 ms.  The
 longest page that the scraper takes, of nothing but LoRA series, has half of it."""
@@ -61,7 +64,10 @@ VLLM = MetricNames(
     prompt_tokens_total=("vllm:prompt_tokens_total",),
     generation_tokens_total=("vllm:generation_tokens_total",),
     requests_finished_total=("vllm:request_success_total",),
-    prefix_cache_hits_total=("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),  # the second: before 0.10
+    prefix_cache_hits_total=(
+        "vllm:prefix_cache_hits_total",
+        "vllm:gpu_prefix_cache_hits_total",
+    ),  # the second: before 0.10
     iterations_total=("vllm:iteration_tokens_total_count",),
 )
 
@@ -215,7 +221,7 @@ def _kv_cache_usage(lines: list[bytes]) -> float:
 
 def _counter(lines: list[bytes]) -> float | None:
     try:
-        return sum(_values(lines)) if lines else None
+        return sum(_values(lines, MAX_COUNT)) if lines else None
     except MetricsError:
         return None
 

@@ -23,7 +23,7 @@ class Work(Struct, eq=False, gc=False):
     adapter: str | None = None
     """The LoRA adapter that it needs."""
     prefix: tuple[int, ...] = ()
-    """Hashes of the prompt's beginnings, for the prefix index; let go of once it was told."""
+    """Hashes of the prompt's beginnings, for the prefix index; let go of once it is known who serves it."""
     salt: int = 0
     """Goes with `prefix`: it tells apart who would compute the same text otherwise."""
     sent_at: float = 0.0
@@ -32,7 +32,7 @@ class Work(Struct, eq=False, gc=False):
 class Backlog:
     """Prompts that an endpoint may not have computed yet, oldest first."""
 
-    __slots__ = ("_tokens", "_works", "at", "rate", "tokens")
+    __slots__ = ("_lingering", "_others_tokens", "_tokens", "_works", "at", "rate", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0.0
@@ -42,6 +42,11 @@ class Backlog:
         """Prompt tokens a second that the endpoint computes; 0: unknown."""
         self._works: dict[Work, None] = {}
         self._tokens = 0
+        """Of all works here."""
+        self._others_tokens = 0.0
+        """Prompt tokens of requests that are not ours and waited at the last scrape."""
+        self._lingering: list[tuple[float, Work]] = []
+        """Works whose end nobody will tell, and when they are let go of at the latest."""
 
     def left(self, now: float) -> float:
         """Prompt tokens still to compute."""
@@ -61,12 +66,27 @@ class Backlog:
 
     def _forget(self, work: Work) -> None:
         self._tokens -= work.new_tokens
-        self.tokens = min(self.tokens, self._tokens)
+        self.tokens = min(self.tokens, self._tokens + self._others_tokens)
 
-    def scraped(self, waiting: int, running: int, now: float) -> None:
-        """A scrape said how many requests wait there and run.
+    def linger(self, work: Work, until: float) -> None:
+        """*work* may go on, and nobody will tell when it ends: the next scrapes do, or time, at *until*."""
+        self._lingering.append((until, work))
+
+    def expire(self, now: float) -> None:
+        """Let go of what lingered long enough."""
+        if self._lingering:
+            for until, work in self._lingering:
+                if until <= now:
+                    self.remove(work)
+            self._lingering = [each for each in self._lingering if each[0] > now]
+
+    def scraped(
+        self, waiting: int, running: int, now: float, external: int = 0, mean_new_tokens: float = 0.0
+    ) -> None:
+        """A scrape said how many requests wait there and run, and that *external* of them are not ours.
 
         Those that wait have no token computed, and of those that run at most the last one is partly computed.
+        Others' prompts are taken to be as long as the endpoint's are on average.
         """
         seen = [work for work in self._works if work.sent_at <= now - UNSEEN_S]
         waits = min(waiting, len(seen))
@@ -75,5 +95,7 @@ class Backlog:
         for work in begun:
             del self._works[work]
             self._tokens -= work.new_tokens
-        least = self._tokens - (partly.new_tokens if partly else 0)
-        self.tokens, self.at = min(max(self.left(now), least), self._tokens), now
+        self._others_tokens = min(waiting - waits, external) * mean_new_tokens
+        most = self._tokens + self._others_tokens
+        least = most - (partly.new_tokens if partly else 0)
+        self.tokens, self.at = min(max(self.left(now), least), most), now

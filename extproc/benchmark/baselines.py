@@ -98,7 +98,7 @@ class GoPicker(Blind):
     pod, sized after the first pod's KV cache (autoTune), filled when a request is sent.
     """
 
-    scrape_interval_s = 0.05
+    scrape_interval_s: float | None = 0.05
     BLOCK_TOKENS = 64
     MAX_BLOCKS = 2048
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from ..endpoint import Endpoint
 from ..request import InferenceRequest
@@ -28,6 +28,24 @@ LOAD_S = 0.05
 """Loading an adapter that is in the host's memory, while every running request waits."""
 
 
+class Cost(Struct, frozen=True):
+    """What an endpoint's cost is made of."""
+
+    new_tokens: float
+    """Of the request's prompt, those that it would have to compute."""
+    ahead_tokens: float
+    """Of other prompts, those that it computes first."""
+    token_s: float
+    """Seconds for each of both."""
+    kv_wait_s: float
+    lora_wait_s: float
+    requests: float
+    """That wait for this one, or it for them; itself counted in."""
+    slowness: float
+    cost_s: float
+    """((new + ahead) x token_s + waits) x requests x slowness."""
+
+
 class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
     """Prefers the endpoint where (prompt work ahead of the request and its own) x (requests there) is least.
 
@@ -44,8 +62,20 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
     def score(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
         return prefer_low(self.costs(request, endpoints, now))
 
-    def costs(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
-        """Seconds of waiting, summed over all that wait, beside *endpoints*."""
+    def explain(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[Cost]:
+        """What the costs are made of, beside *endpoints*."""
+        told: list[Cost] = []
+        self.costs(request, endpoints, now, told)
+        return told
+
+    def costs(
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        now: float,
+        told: list[Cost] | None = None,
+    ) -> list[float]:
+        """Seconds of waiting, summed over all that wait, beside *endpoints*; *told* gets what they are made of."""
         total, cached = max(request.prompt.tokens, LEAST_TOKENS), request.cached
         adapter = request.target_model if request.is_adapter else None
         loads = estimated_loads(endpoints, now)
@@ -58,11 +88,17 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
             backlog = endpoint.backlog
             ahead = backlog.tokens - (now - backlog.at) * backlog.rate
             wait_s = (new + ahead if ahead > 0.0 else new) * endpoint.token_s
+            kv_s = lora_s = 0.0
             if endpoint.kv_usage > KV_WATCHED and endpoint.fresh_until > now:
-                wait_s += kv_wait_s(endpoint, new + max(ahead, 0.0))
+                kv_s = kv_wait_s(endpoint, new + max(ahead, 0.0))
+                wait_s += kv_s
             if adapter is not None and endpoint.max_loras:
-                wait_s += _slot_wait_s(endpoint, adapter)
+                lora_s = _slot_wait_s(endpoint, adapter)
+                wait_s += lora_s
             costs.append(wait_s * (load + 1.0) * endpoint.slowness)
+            if told is not None:
+                token_s, slowness, ahead = endpoint.token_s, endpoint.slowness, max(ahead, 0.0)
+                told.append(Cost(new, ahead, token_s, kv_s, lora_s, load + 1.0, slowness, costs[-1]))
         return costs
 
 

@@ -13,10 +13,15 @@ TIE = 1e-9
 """Scores this close are equal: sums of weighted floats differ in their last bits."""
 
 
+def tied(scores: Sequence[float]) -> list[int]:
+    """The indexes of the highest score and of those that are equal to it."""
+    limit = max(scores) - TIE
+    return [index for index, score in enumerate(scores) if score >= limit]
+
+
 def _best(scores: Sequence[float], rng: random.Random) -> int:
     """The index of the highest score, a random one of those that tie for it."""
-    limit = max(scores) - TIE
-    ties = [index for index, score in enumerate(scores) if score >= limit]
+    ties = tied(scores)
     return ties[0] if len(ties) == 1 else ties[int(rng.random() * len(ties))]
 
 

@@ -11,32 +11,37 @@ from extproc.sim.sequence import Event, Finished, Request
 class Ticket:
     """The client's end of one request."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream_interval: int = 1) -> None:
         self.tokens = 0
         """Tokens so far, of a request with `stream`."""
         self.finished = False
         self.cached_tokens = 0
         """Of the prompt, those that were cached; known at the end."""
         self._news = asyncio.Event()
+        self._interval = stream_interval
+        self._next_news = 1
 
     async def news(self) -> None:
-        """Wait for more tokens or the end; what came meanwhile counts as news."""
+        """Wait for the first token, for `stream_interval` more, or for the end; what came meanwhile counts as news."""
         await self._news.wait()
         self._news.clear()
+        self._next_news = self.tokens + self._interval
 
     def tell(self, event: Event) -> None:
         if isinstance(event, Finished):
             self.finished, self.cached_tokens = True, event.cached_tokens
         else:
             self.tokens += 1
-        self._news.set()
+        if self.finished or self.tokens >= self._next_news:
+            self._news.set()
 
 
 class Clockwork:
     """Owns the engine's time: a timer for its next event, none while it is idle."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, stream_interval: int = 1) -> None:
         self._engine = engine
+        self._stream_interval = stream_interval
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[str, Ticket] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -44,7 +49,7 @@ class Clockwork:
     def submit(self, request: Request) -> Ticket:
         """ValueError: the engine cannot take it."""
         self._engine.submit(request, self._loop.time())
-        ticket = self._tickets[request.id] = Ticket()
+        ticket = self._tickets[request.id] = Ticket(self._stream_interval)
         self._set_timer()
         return ticket
 

@@ -54,6 +54,13 @@ from extproc.sim.server import SimServer
 @click.option(
     "--enable-prompt-tokens-details", is_flag=True, help="Tell in `usage` how much of a prompt was cached."
 )
+@click.option(
+    "--stream-interval",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Tokens of one event of a stream; the first is sent alone.",
+)
 @click.option("--num-blocks", type=int, help="KV-cache blocks of 16 tokens.  [default: what the GPU holds]")
 @click.option("--max-loras", type=int, default=1, show_default=True, help="Adapters in one batch.")
 @click.option(

@@ -37,6 +37,8 @@ class SimConfig(Struct, frozen=True, kw_only=True):
     lora_load_s: float = 0.0
     max_model_len: int = 32_768
     enable_prompt_tokens_details: bool = False
+    stream_interval: int = 1
+    """Tokens of one event of a stream; the first is sent alone, and the last come with the end."""
     faults: Faults = Faults()
     record_bodies: bool = False
 
@@ -45,6 +47,8 @@ class SimConfig(Struct, frozen=True, kw_only=True):
             raise ValueError(f"gpu must be one of {', '.join(PROFILES)}")
         if not self.models or len({*self.models, *self.loras}) < len(self.models) + len(self.loras):
             raise ValueError("models and loras: at least one model, and every name only once")
+        if self.stream_interval < 1:
+            raise ValueError("stream_interval must be at least 1")
         if self.loras and self.max_loras < 1:
             raise ValueError("max_loras must be at least 1")
         _ = self.engine

@@ -57,7 +57,7 @@ class SimServer:
         loop_time, unix_time = asyncio.get_running_loop().time(), time.time()
         page = MetricsPage(self.engine, self.config.models[0], unix_time, unix_time - loop_time)
         self._metrics = MetricsRoute(page, self._http, self.config.seed)
-        self._clockwork = Clockwork(self.engine)
+        self._clockwork = Clockwork(self.engine, self.config.stream_interval)
         self._runner = web.AppRunner(
             self._app(),
             access_log=None,

@@ -1,0 +1,7 @@
+"""Explains decisions: the real core is asked, and asked again with one thing changed."""
+
+from .changes import Change, what_would_change
+from .explanation import Explanation, explain
+from .question import Question, cache, synthetic_prefix
+
+__all__ = ["Change", "Explanation", "Question", "cache", "explain", "synthetic_prefix", "what_would_change"]

@@ -1,0 +1,107 @@
+"""From what `/debug/state` told to a router that decides as the one that told it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from . import address as addresses
+from .config import checks
+from .config.schema import Config, PoolConfig
+from .endpoint import NEVER, Endpoint
+from .pool import Pool
+from .router import Router
+from .state import FORMAT, BacklogState, EndpointState, PoolState, SpeedState, State
+
+NOW = 0.0
+"""The time, of the clock that a restored router is asked by."""
+
+
+class StateError(ValueError):
+    """It is no state, or none that this version reads."""
+
+
+class _Head(Struct):
+    format: int | None = None
+    config: Any = None
+
+
+def parse(text: bytes) -> State:
+    """What `/debug/state` answered; raises StateError."""
+    try:
+        head = msgspec.json.decode(text, type=_Head)
+        if head.format is None and head.config is not None:
+            raise StateError("it is from a version of extproc before `explain`, and tells too little")
+        if head.format is not None and head.format != FORMAT:
+            raise StateError(f"its format is {head.format}, and this version of extproc reads {FORMAT}")
+        state = msgspec.json.decode(text, type=State)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise StateError(f"it is no state as /debug/state tells it: {error}") from None
+    found = list(checks.check(state.config.values))
+    if found:
+        raise StateError(f"its config contradicts itself: {found[0]}")
+    return state
+
+
+def restore(state: State, config: Config | None = None) -> Router:
+    """A router that decides at `NOW` as the one that told *state*; what it knew of cached prompts is gone.
+
+    With another *config*: as that one would, if its endpoints were in the state they are in; one that is not in
+    *state* was never scraped.  Raises StateError.
+    """
+    told = {pool.name: pool for pool in state.pools}
+    using = config or state.config.values
+    try:
+        pools = {p.name: _restored_pool(p, told.get(p.name), own=config is None) for p in using.pools}
+    except ValueError as error:  # an address
+        raise StateError(str(error)) from None
+    return Router(using, pools, state.config.loaded_at)
+
+
+def _restored_pool(config: PoolConfig, told: PoolState | None, *, own: bool) -> Pool:
+    told = told or PoolState(name=config.name)
+    endpoints = {e.address: _restored(e, config.metrics.max_age_s) for e in told.endpoints}
+    if not own:
+        endpoints = _configured(config, endpoints)
+    pool = Pool(config.name, endpoints.values())
+    pool.mean_output, pool.adapters = told.mean_output, set(told.adapters)
+    return pool
+
+
+def _configured(config: PoolConfig, known: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
+    found = {}
+    for member in config.members():
+        address = addresses.normalise(member.address)
+        endpoint = found[address] = known.get(address) or Endpoint(address)
+        endpoint.configure(member.labels, config.metrics.max_age_s)
+    return found
+
+
+def _restored(told: EndpointState, max_age_s: float) -> Endpoint:
+    endpoint = Endpoint(told.address, told.labels, max_age_s)
+    if told.metrics is not None and told.metrics_age_s is not None:
+        endpoint.observe(told.metrics, NOW - told.metrics_age_s)
+        endpoint.fresh_until = NEVER if told.fresh_for_s is None else NOW + told.fresh_for_s
+    endpoint.in_flight, endpoint.external = told.in_flight, told.external
+    endpoint.in_flight_at_scrape, endpoint.allowance = told.in_flight_at_scrape, told.allowance
+    endpoint.requests, endpoint.tokens_in_flight = told.requests, told.tokens_in_flight
+    endpoint.loras_in_flight = dict(told.loras_in_flight)
+    endpoint.full_until = NEVER if told.full_for_s is None else NOW + told.full_for_s
+    endpoint.health.failures = told.health.failures
+    if told.health.set_aside_for_s > 0:
+        endpoint.health.set_aside_until = NOW + told.health.set_aside_for_s
+    endpoint.models = tuple(told.models)
+    _restore_speed(endpoint, told.speed, told.backlog)
+    return endpoint
+
+
+def _restore_speed(endpoint: Endpoint, speed: SpeedState, backlog: BacklogState) -> None:
+    step_time = endpoint.step_time
+    step_time.step_s, step_time.token_s = speed.step_s, speed.token_s
+    step_time.iteration_s, step_time.prefill_rate = speed.iteration_s, speed.prefill_rate
+    step_time.mean_output = speed.mean_output
+    endpoint.token_s, endpoint.slowness = speed.compared_token_s, speed.slowness
+    endpoint.backlog.tokens, endpoint.backlog.rate, endpoint.backlog.at = backlog.tokens, backlog.rate, NOW
