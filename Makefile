@@ -7,7 +7,7 @@ READY  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit e2e test-vllm bench run format build clean
+.PHONY: help setup demo test lint types imports unit e2e test-vllm bench bench-live run format build clean
 
 help:  ## This list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ test-vllm: $(READY)  ## Three real vLLM servers behind a real Envoy (needs a vLL
 
 bench: $(READY)  ## Costs and latencies in ratios, from one run
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-live: $(READY)  ## The main comparison in real time: simulated servers behind a real Envoy (5 minutes)
+	@$(BIN)/python -m bench.live $(ARGS)
 
 run: $(READY)  ## The service with CONFIG=file
 	@$(BIN)/extproc serve --config $(or $(CONFIG),$(error say which file: make run CONFIG=file.yaml))

@@ -11,11 +11,12 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from . import cost, decision, idle, lag, latency, memory
+from . import cost, decision, idle, index_memory, lag, latency, memory
 from .figure import Figure
 
 SECTIONS = {
     "decision": decision.measure,
+    "index": index_memory.measure,
     "cost": cost.measure,
     "memory": memory.measure,
     "latency": latency.measure,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from extproc.config import parse_config
 from extproc.endpoint import Endpoint
 from extproc.fleet import Fleet
 from extproc.flight import Answered, Flight, Watcher
 from extproc.request import CHECKPOINTS, InferenceRequest, Prompt
 from extproc.router import Decision
+from extproc.speed import MIN_BUSY_S
 from extproc.vllm import EngineMetrics
 
 PROMPT_TOKENS = 8_000
@@ -22,8 +25,9 @@ CONVERSATIONS = 12
 """That each endpoint has, as many as fit into its cache of KV_BLOCKS."""
 IN_FLIGHT = 8
 BLOCK_SIZE, KV_BLOCKS = 16, 8_000
-SCRAPE_S = 0.2
-SCRAPES = 30
+SCRAPE_S = 1.0
+SCRAPES = int(2 * MIN_BUSY_S / SCRAPE_S)
+"""Until its speed is known."""
 
 _DEAF = Watcher(lambda *_: None, lambda *_: None)
 
@@ -59,12 +63,14 @@ class BusyFleet:
 
     def decisions(self, prompts: Sequence[Prompt]) -> list[Decision]:
         return [
-            self.router.decide(InferenceRequest({}, "m", prompt=prompt), self.now, self._rng) for prompt in prompts
+            self.router.decide(InferenceRequest({}, "m", prompt=prompt), self.now, self._rng)
+            for prompt in prompts
         ]
 
     def fly(self, decision: Decision) -> None:
         """A request from its decision to its end."""
-        flight = Flight(self.pool, decision.endpoint, _DEAF, decision.work, self.now)
+        work = replace(decision.work)  # it lets go of its hashes
+        flight = Flight(self.pool, decision.endpoint, _DEAF, work, self.now)
         flight.answered(Answered(200, served=decision.endpoint.address), self.now)
         flight.end(self.now)
 
@@ -100,10 +106,10 @@ class BusyFleet:
                 max_loras=4,
                 block_size=BLOCK_SIZE,
                 num_gpu_blocks=KV_BLOCKS,
-                prompt_tokens_total=prompts + rng.randrange(500),
-                generation_tokens_total=400.0 * number,
-                requests_finished_total=2.0 * number,
+                prompt_tokens_total=prompts + rng.randrange(2500),
+                generation_tokens_total=2000.0 * number,
+                requests_finished_total=10.0 * number,
                 prefix_cache_hits_total=0.0,
-                iterations_total=steps + rng.randrange(4, 9),
+                iterations_total=steps + rng.randrange(20, 45),
             )
             self._fleet.scraped(endpoint.address, page, self.now)

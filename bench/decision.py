@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import thread_time
 
@@ -30,7 +30,11 @@ def measure(directory: Path) -> Iterator[Figure]:
         plain, known = _decision_s(fleet, [Prompt()]), _decision_s(fleet, fleet.prompts(REQUESTS))
         yield Figure(f"a decision among {count} endpoints", plain * 1e6, "µs", REACH_US[count], how)
         yield Figure(
-            f"… with a 32 KB prompt, {PROMPT_CHECKPOINTS} hashes", known * 1e6, "µs", PROMPT_REACH_US[count], how
+            f"… with a 32 KB prompt, {PROMPT_CHECKPOINTS} hashes",
+            known * 1e6,
+            "µs",
+            PROMPT_REACH_US[count],
+            how,
         )
         yield Figure("… and counting it until its end", _flight_s(fleet) * 1e6, "µs", None, how)
     body = _body(PROMPT_TOKENS * 4)
@@ -82,7 +86,7 @@ def _read(body: bytes) -> None:
     _exhaust(read_prompt(_reader(body)))
 
 
-def _exhaust(steps: Iterator[object]) -> None:
+def _exhaust(steps: Iterable[object]) -> None:
     for _ in steps:
         pass
 

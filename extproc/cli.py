@@ -88,9 +88,11 @@ def main() -> None:
     """The console script."""
     from .benchmark.command import bench
     from .demo.command import demo
+    from .explain_command import explain_command
     from .sim.command import sim
 
     cli.add_command(bench)
     cli.add_command(sim)
     cli.add_command(demo)
+    cli.add_command(explain_command)
     cli()

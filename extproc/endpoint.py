@@ -132,7 +132,7 @@ class Endpoint:
         self.in_flight -= len(self.lingering)  # they are among those that it tells of
         self.lingering = []
         self.external = max(0, self.waiting + self.running - self.in_flight)
-        self.backlog.scraped(self.waiting, self.running, now, self.external, self.step_time.mean_new_tokens)
+        self.backlog.scraped(self.waiting, self.running, now)
         self.in_flight_at_scrape = self.in_flight
         # As TCP finds what a path can take: down to the least where requests wait, else twice as many.
         self.allowance = 1 if self.waiting else min(2 * self.allowance, MAX_ALLOWANCE)

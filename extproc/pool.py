@@ -26,7 +26,7 @@ MAX_ADAPTERS = 10_000
 
 COMPARE_S = 1.0
 """How often the endpoints' speeds are compared: they change slowly, and it takes half a millisecond for a thousand."""
-SAME_SPEED = 0.25
+SAME_SPEED = 0.4
 """Endpoints whose measured speeds differ by less are equal: the measurement is no better, and noise would unbalance
 what is equal."""
 MAX_SPEED_RATIO = 30.0
@@ -47,7 +47,7 @@ class Pool:
         """LoRA adapters that an endpoint ever told of."""
         self.endpoints: tuple[Endpoint, ...] = ()
         self.by_address: dict[str, Endpoint] = {}
-        self.mean_output = before.mean_output if before else 0.0
+        self.mean_output: float = before.mean_output if before else 0.0
         """Tokens of an answer, on average, as the endpoints' counters tell; 0: unknown."""
         self._compared_at = NEVER
         self._selections: dict[frozenset[tuple[str, str]], tuple[Endpoint, ...]] = {}
@@ -161,16 +161,21 @@ class Pool:
 
 
 def compare(endpoints: Sequence[Endpoint]) -> None:
-    """Set each endpoint's `token_s` and `slowness` by its measured speed; the unmeasured count as the median."""
-    measured = [e for e in endpoints if e.step_time.prefill_rate]
+    """Set each endpoint's `token_s` and `slowness` by its measured speed; the unmeasured count as the median.
+
+    Compared is how long each would take for an iteration of the pool's usual mix: where iterations hardly differ, a
+    fit can't tell what the tokens cost from what the iteration does, but their sum it knows.
+    """
+    measured = [e.step_time for e in endpoints if e.step_time.prefill_rate]
     if not measured:
         return
-    token_s = median(1.0 / e.step_time.prefill_rate for e in measured)
-    step_s = median(e.step_time.step_s for e in measured)
+    tokens = median(each.tokens_per_step for each in measured)
+    usual_s = median(each.step_s + tokens * each.token_s for each in measured)
+    token_s = median(1.0 / each.prefill_rate for each in measured)
     for endpoint in endpoints:
-        rate = endpoint.step_time.prefill_rate
-        endpoint.token_s = token_s * _unless_same(1.0 / rate / token_s) if rate else token_s
-        endpoint.slowness = _unless_same(endpoint.step_time.step_s / step_s) if rate else 1.0
+        each = endpoint.step_time
+        ratio = _unless_same((each.step_s + tokens * each.token_s) / usual_s) if each.prefill_rate else 1.0
+        endpoint.token_s, endpoint.slowness = token_s * ratio, ratio
 
 
 def _mean_output(endpoints: Sequence[Endpoint]) -> float:

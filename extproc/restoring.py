@@ -56,7 +56,7 @@ def restore(state: State, config: Config | None = None) -> Router:
     using = config or state.config.values
     try:
         pools = {p.name: _restored_pool(p, told.get(p.name), own=config is None) for p in using.pools}
-    except ValueError as error:  # an address
+    except (ValueError, ArithmeticError) as error:  # an address, a speed
         raise StateError(str(error)) from None
     return Router(using, pools, state.config.loaded_at)
 
@@ -64,10 +64,11 @@ def restore(state: State, config: Config | None = None) -> Router:
 def _restored_pool(config: PoolConfig, told: PoolState | None, *, own: bool) -> Pool:
     told = told or PoolState(name=config.name)
     endpoints = {e.address: _restored(e, config.metrics.max_age_s) for e in told.endpoints}
-    if not own:
-        endpoints = _configured(config, endpoints)
-    pool = Pool(config.name, endpoints.values())
+    pool = Pool(config.name, (endpoints if own else _configured(config, endpoints)).values())
     pool.mean_output, pool.adapters = told.mean_output, set(told.adapters)
+    for each in told.endpoints:  # as compared then: a new pool compares anew
+        endpoints[each.address].token_s = each.speed.compared_token_s
+        endpoints[each.address].slowness = each.speed.slowness
     return pool
 
 
@@ -103,5 +104,4 @@ def _restore_speed(endpoint: Endpoint, speed: SpeedState, backlog: BacklogState)
     step_time.step_s, step_time.token_s = speed.step_s, speed.token_s
     step_time.iteration_s, step_time.prefill_rate = speed.iteration_s, speed.prefill_rate
     step_time.mean_output = speed.mean_output
-    endpoint.token_s, endpoint.slowness = speed.compared_token_s, speed.slowness
     endpoint.backlog.tokens, endpoint.backlog.rate, endpoint.backlog.at = backlog.tokens, backlog.rate, NOW

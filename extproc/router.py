@@ -105,13 +105,10 @@ class Router:
             if pool.tiers
         }
         """Of the pools that have some."""
+        self.reads_prompts = any(_reads_prompts(config, pool, self._profiles) for pool in config.pools)
+        """Whether a request's prompt matters to anybody."""
         self._default_pool = config.default_pool_name
         self._select_targets()
-
-    @property
-    def reads_prompts(self) -> bool:
-        """Whether a request's prompt matters to any profile."""
-        return True
 
     def decide(self, request: InferenceRequest, now: float, rng: random.Random) -> Decision:
         """Where *request* goes, whether anybody has room or not; raises Rejected.  *now* in seconds (monotonic)."""
@@ -238,7 +235,7 @@ class Router:
     ) -> Choice:
         """Among the first tier's endpoints with room that the profile's filters let pass, and so on."""
         tiers, count = self.tiers.get(config.name), 1 + config.fallback_endpoints
-        for preferred in tiers.preferences(endpoints, now) if tiers else (endpoints,):
+        for preferred in tiers.preferences(endpoints, request.prompt.tokens, now) if tiers else (endpoints,):
             choice = profile.choose(request, preferred, count, now, rng)
             short = min(count, len(endpoints)) - len(choice.endpoints)
             if choice.endpoints and short > 0 and len(preferred) < len(endpoints):
@@ -290,6 +287,18 @@ def _demands(config: Config, pool: str) -> Iterator[Demand]:
         for target in model.effective_targets if model.pool == pool else ():
             if target.share > 0:
                 yield Demand(tuple(sorted(target.labels.items())), model.barred_tiers)
+
+
+def _reads_prompts(config: Config, pool: PoolConfig, profiles: Mapping[str, Profile]) -> bool:
+    """Whether prompts matter to *pool*: to a profile that a request can get there, or to its queue's order."""
+    if pool.queue is not None:
+        return True
+    names = {
+        pool.profile,
+        *(model.profile or pool.profile for model in config.models if model.pool == pool.name),
+    }
+    in_use = profiles.values() if pool.profile_header else [profiles[name] for name in names]
+    return any(profile.reads_prompts for profile in in_use)
 
 
 def _resolve(model: ModelConfig) -> _Route:

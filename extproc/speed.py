@@ -1,20 +1,20 @@
 """How fast a model server works, measured from its own counters.
 
-An engine works in iterations: each costs a fixed time (weights are read, bookkeeping) plus a time for each token that it
-computes of prompts (survey: step = a + b·tokens; Vidur, arXiv 2405.05465).  Between two scrapes the counters tell how
-many iterations it made and how many prompt tokens it computed; least squares with a fading memory tell a and b.
+An engine works in iterations: each costs a fixed time (weights are read, bookkeeping) plus a time for each token that
+it computes of prompts (survey: step = a + b·tokens; Vidur, arXiv 2405.05465).  Between two scrapes the counters tell
+how many iterations it made and how many prompt tokens it computed; least squares with a fading memory tell a and b.
 """
 
 from __future__ import annotations
 
 from .vllm import EngineMetrics
 
-FORGET_S = 60.0
-"""Memory of the fit: long enough for some hundred scrapes, short enough to follow a change of the batch."""
+FORGET_S = 300.0
+"""Busy seconds over which the fit fades: hardware changes slowly, and short memories take noise for a difference."""
 MAX_GAP_S = 10.0
 """Readings further apart say little: the engine may have been idle in between."""
-MIN_BUSY_S = 2.0
-"""Busy time before the fit is believed."""
+MIN_BUSY_S = 20.0
+"""Busy time before the fit is believed: earlier it misjudges equal servers by up to half."""
 WINDOW_S = 2.0
 """Figures are taken together for so long: engines count a prompt when all of it is computed, which may be some scrapes
 after the time went into it, and what is counted beside its time makes prompts look cheaper than they are."""
@@ -33,7 +33,6 @@ class StepTime:
 
     __slots__ = (
         "_answer_tokens",
-        "_answered_tokens",
         "_answers",
         "_nn",
         "_np",
@@ -43,7 +42,6 @@ class StepTime:
         "_window",
         "busy_s",
         "iteration_s",
-        "mean_new_tokens",
         "mean_output",
         "prefill_rate",
         "step_s",
@@ -63,19 +61,22 @@ class StepTime:
         """Prompt tokens a second while it does little else; 0: unknown."""
         self.mean_output = 0.0
         """Tokens of an answer, on average; 0: unknown."""
-        self.mean_new_tokens = 0.0
-        """Prompt tokens computed for an answer, on average; 0: unknown."""
         self._nn = self._np = self._pp = self._nt = self._pt = 0.0
         self._window = [0.0, 0.0, 0.0]
         """Seconds, iterations and computed tokens not yet taken into the fit."""
-        self._answers = self._answer_tokens = self._answered_tokens = 0.0
+        self._answers = self._answer_tokens = 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Prompt tokens of an iteration, on average."""
+        return 1000 * self._np / self._nn if self._nn else 0.0
 
     def measure(self, before: EngineMetrics, after: EngineMetrics, elapsed_s: float) -> None:
         """Take in two readings of an engine's counters that are *elapsed_s* apart."""
+        self._measure_answers(before, after)
         if elapsed_s > MAX_GAP_S or _fell(before.iterations_total, after.iterations_total):
             self._window = [0.0, 0.0, 0.0]
             return
-        self._measure_answers(before, after)
         if not (before.running and after.running):
             if not after.running:
                 self.iteration_s = 0.0
@@ -84,7 +85,7 @@ class StepTime:
         self._window[1] += _grown(before.iterations_total, after.iterations_total)
         self._window[2] += max(0.0, _computed(after) - _computed(before))
         if self._window[0] >= WINDOW_S:
-            self.iteration_s = self._window[0] / self._window[1] if self._window[1] else 0.0
+            self.iteration_s = self._window[0] / self._window[1] if self._window[1] >= 1 else 0.0
             self.observe(*self._window)
             self._window = [0.0, 0.0, 0.0]
 
@@ -96,14 +97,12 @@ class StepTime:
         keep = 1.0 - finished / REMEMBERED_ANSWERS if finished < REMEMBERED_ANSWERS else 0.0
         self._answers = self._answers * keep + finished
         self._answer_tokens = self._answer_tokens * keep + tokens
-        self._answered_tokens = self._answered_tokens * keep + max(0.0, _computed(after) - _computed(before))
         if self._answers >= MIN_ANSWERS:
             self.mean_output = self._answer_tokens / self._answers
-            self.mean_new_tokens = self._answered_tokens / self._answers
 
     def observe(self, elapsed_s: float, iterations: float, tokens: float) -> None:
         """*iterations* and computed prompt *tokens* in *elapsed_s*, during which the engine was never idle."""
-        if elapsed_s <= 0 or iterations <= 0 or tokens < 0:
+        if elapsed_s <= 0 or iterations < 1 or tokens < 0:
             return
         keep = max(0.0, 1.0 - elapsed_s / FORGET_S)
         kilo = tokens / 1000

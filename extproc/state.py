@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -123,14 +122,16 @@ class State(Struct, frozen=True, kw_only=True):
 
 
 def describe(router: Router, config_hash: str, now: float) -> dict[str, Any]:
-    """Pools with their endpoints, models with their targets, and the config with its hash and load time."""
+    """Pools with their endpoints, models with their targets, and the config with its hash and load time.
+
+    Nothing in it changes afterwards, so that it may be encoded in a thread.
+    """
     config = ConfigState(sha256=config_hash, loaded_at=router.loaded_at, values=_public(router.config))
-    pools = [_pool(pool, router.tiers.get(pool.name), now) for pool in router.pools.values()]
     return {
         "format": FORMAT,
-        "config": msgspec.to_builtins(config),
+        "config": config,
         "default_pool": router.config.default_pool_name,
-        "pools": msgspec.to_builtins(pools, order="deterministic"),  # adapters in order
+        "pools": [_pool(pool, router.tiers.get(pool.name), now) for pool in router.pools.values()],
         "models": [
             {
                 "name": route.model.name,

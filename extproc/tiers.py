@@ -14,17 +14,25 @@ from .endpoint import NEVER, Endpoint
 from .pool import Pool
 from .request import Headers
 
+WAIT_BACK_RATIO = 0.1
+"""Of `wait_s`: an endpoint that was full takes work again once it has next to none.  In the peak, where endpoints fill
+again and again, the first tier is so kept as quick as the whole fleet would be; off-peak it is hardly ever full."""
 BACK_RATIO = 0.9
 """An endpoint that was full has room again below this share of each limit: between the two it stays what it was."""
+HARDLY_S = 0.03
+"""About an iteration: nobody is ahead, but one may be under way."""
 NOBODY: frozenset[Endpoint] = frozenset()
 
 
 class Spill(Struct, frozen=True, forbid_unknown_fields=True):
     """An endpoint is full at or over one of these: whoever came next would wait, or slow down the others."""
 
-    wait_s: Annotated[float, Meta(gt=0, le=3600)] = 0.25
+    wait_s: Annotated[float, Meta(gt=0, le=3600)] = 0.1
     """Seconds until it has computed the prompts that it has: what the next one waits; once its speed is known."""
-    tpot_s: Annotated[float, Meta(gt=0, le=3600)] = 0.08
+    ttft_s: Annotated[float, Meta(gt=0, le=3600)] = 0.3
+    """Where a request's first token would come later, as its prompt is long, no other prompt may be ahead of it while
+    another tier has room: long prompts make the tail."""
+    tpot_s: Annotated[float, Meta(gt=0, le=3600)] = 0.06
     """Seconds between two tokens, where prompts take at least half of them: below the 0.1 s at which readers mind.
     (A model that is slow by itself would be full always.)"""
     waiting: Annotated[float, Meta(gt=0)] = 3
@@ -118,13 +126,28 @@ class Tiers:
             self._excluded[barred] = found
         return found
 
-    def preferences(self, endpoints: Sequence[Endpoint], now: float) -> Iterator[Sequence[Endpoint]]:
-        """Among whom to choose: of each tier those with room, the first tier first; at last all *endpoints*."""
+    def preferences(
+        self, endpoints: Sequence[Endpoint], prompt_tokens: int, now: float
+    ) -> Iterator[Sequence[Endpoint]]:
+        """Among whom to choose: of each tier those with room where the first token comes soon, the first tier first;
+        then those with room; at last all *endpoints*."""
+        rooms = []
         for members in self._split(endpoints):
             room = with_room(members, now, self._judge)
-            if room:
-                yield room
+            soon = [e for e in room if self._is_soon(e, prompt_tokens, now)]
+            if soon:
+                yield soon
+            rooms.append(room)
+        yield from filter(None, rooms)
         yield endpoints
+
+    def _is_soon(self, endpoint: Endpoint, prompt_tokens: int, now: float) -> bool:
+        """Whether the first token of a prompt would come within `spill.ttft_s`, or hardly later than it must."""
+        rate = endpoint.backlog.rate
+        if rate <= 0:
+            return True
+        ahead_s = endpoint.backlog.left(now) / rate
+        return ahead_s <= HARDLY_S or ahead_s + prompt_tokens / rate <= self.spill.ttft_s
 
     def _split(self, endpoints: Iterable[Endpoint]) -> list[list[Endpoint]]:
         places = self._look_up()
@@ -197,7 +220,8 @@ def is_over(endpoint: Endpoint, spill: Spill, now: float, ratio: float = 1.0) ->
     Our own counts always tell, what was scraped while it is fresh.
     """
     backlog = endpoint.backlog
-    if backlog.rate > 0 and backlog.left(now) >= spill.wait_s * ratio * backlog.rate:
+    wait_ratio = 1.0 if ratio == 1.0 else WAIT_BACK_RATIO
+    if backlog.rate > 0 and backlog.left(now) >= spill.wait_s * wait_ratio * backlog.rate:
         return True
     pace = endpoint.step_time
     if endpoint.fresh_until > now and pace.iteration_s >= max(spill.tpot_s * ratio, 2 * pace.step_s):

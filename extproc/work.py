@@ -1,7 +1,7 @@
 """What requests in flight still mean to an endpoint: prompts to compute, and an estimate of how far it has come.
 
-Token streams do not pass through us.  What we know: each prompt's size and when we sent it; that engines compute prompts
-first come first served; how many requests wait, as of the last scrape; and the engine's measured speed in between.
+Token streams do not pass through us.  What we know: each prompt's size and when we sent it; that engines compute
+prompts first come first served; how many requests wait, as of the last scrape; and the measured speed in between.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Work(Struct, eq=False, gc=False):
 class Backlog:
     """Prompts that an endpoint may not have computed yet, oldest first."""
 
-    __slots__ = ("_lingering", "_others_tokens", "_tokens", "_works", "at", "rate", "tokens")
+    __slots__ = ("_lingering", "_tokens", "_works", "at", "rate", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0.0
@@ -43,8 +43,6 @@ class Backlog:
         self._works: dict[Work, None] = {}
         self._tokens = 0
         """Of all works here."""
-        self._others_tokens = 0.0
-        """Prompt tokens of requests that are not ours and waited at the last scrape."""
         self._lingering: list[tuple[float, Work]] = []
         """Works whose end nobody will tell, and when they are let go of at the latest."""
 
@@ -66,7 +64,7 @@ class Backlog:
 
     def _forget(self, work: Work) -> None:
         self._tokens -= work.new_tokens
-        self.tokens = min(self.tokens, self._tokens + self._others_tokens)
+        self.tokens = min(self.tokens, self._tokens)
 
     def linger(self, work: Work, until: float) -> None:
         """*work* may go on, and nobody will tell when it ends: the next scrapes do, or time, at *until*."""
@@ -80,13 +78,10 @@ class Backlog:
                     self.remove(work)
             self._lingering = [each for each in self._lingering if each[0] > now]
 
-    def scraped(
-        self, waiting: int, running: int, now: float, external: int = 0, mean_new_tokens: float = 0.0
-    ) -> None:
-        """A scrape said how many requests wait there and run, and that *external* of them are not ours.
+    def scraped(self, waiting: int, running: int, now: float) -> None:
+        """A scrape said how many requests wait there and run.
 
         Those that wait have no token computed, and of those that run at most the last one is partly computed.
-        Others' prompts are taken to be as long as the endpoint's are on average.
         """
         seen = [work for work in self._works if work.sent_at <= now - UNSEEN_S]
         waits = min(waiting, len(seen))
@@ -95,7 +90,5 @@ class Backlog:
         for work in begun:
             del self._works[work]
             self._tokens -= work.new_tokens
-        self._others_tokens = min(waiting - waits, external) * mean_new_tokens
-        most = self._tokens + self._others_tokens
-        least = most - (partly.new_tokens if partly else 0)
-        self.tokens, self.at = min(max(self.left(now), least), most), now
+        least = self._tokens - (partly.new_tokens if partly else 0)
+        self.tokens, self.at = min(max(self.left(now), least), self._tokens), now

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from fleets import NOW, endpoint, metrics
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from extproc.endpoint import Endpoint
+from extproc.work import Work
 
 
 def test_an_endpoint_of_which_nothing_is_known() -> None:
@@ -107,3 +113,96 @@ def test_a_scrape_tells_of_lingering_requests_better_than_a_guess() -> None:
     assert (made.in_flight, made.external, made.load, made.lingering) == (1, 1, 2, [])
     made.expire(NOW + 99)
     assert made.in_flight == 1
+
+
+# -- what requests are beside their number ------------------------------------------------------------------
+
+
+def work(tokens: int = 1000, output: float = 200.0, adapter: str | None = None) -> Work:
+    return Work(prompt_tokens=tokens, new_tokens=tokens, output_tokens=output, adapter=adapter)
+
+
+def weights(of: Endpoint, now: float = NOW) -> tuple[int, float, float, dict[str, int]]:
+    return of.in_flight, of.tokens_in_flight, of.backlog.left(now), of.loras_in_flight
+
+
+NOTHING = (0, 0.0, 0.0, {})
+
+
+def test_a_request_weighs_its_prompt_its_expected_answer_and_its_adapter() -> None:
+    made = Endpoint("10.0.0.1:80")
+    one, two, three = work(adapter="a"), work(300, 50.0, "a"), work(0, 0.0, "b")
+    for each in (one, two, three):
+        made.acquire(each, NOW)
+    assert weights(made) == (3, 1550.0, 1300.0, {"a": 2, "b": 1})
+    made.release(one)
+    assert weights(made) == (2, 350.0, 300.0, {"a": 1, "b": 1})
+    made.release(two)
+    made.release(three)
+    assert weights(made) == NOTHING
+
+
+def test_a_request_of_which_nothing_is_known_weighs_nothing() -> None:
+    made = Endpoint("10.0.0.1:80")
+    made.acquire()
+    assert weights(made) == (1, 0.0, 0.0, {})
+    made.release()
+    assert weights(made) == NOTHING
+
+
+def test_what_lingers_may_still_wait_there_for_its_prompt_until_time_is_up() -> None:
+    """Envoy closes the stream at the response headers, which vLLM sends before it computes anything.  With engine
+    `none` no scrape ever tells more."""
+    made = Endpoint("10.0.0.1:80")
+    made.acquire(one := work(adapter="a"), NOW)
+    made.linger(NOW + 10, one)
+    assert weights(made) == (1, 0.0, 1000.0, {})
+    made.expire(NOW + 9.9)
+    assert weights(made) == (1, 0.0, 1000.0, {})
+    made.expire(NOW + 10)
+    assert weights(made) == NOTHING
+
+
+def test_or_until_a_scrape_tells_that_it_does_not_wait() -> None:
+    made = Endpoint("10.0.0.1:80")
+    for each in (one := work(), two := work(300)):
+        made.acquire(each, NOW)
+        made.linger(NOW + 10, each)
+    made.observe(metrics(waiting=1), NOW + 1)
+    assert (weights(made, NOW + 1), made.external) == ((0, 0.0, two.new_tokens, {}), 1)
+    made.observe(metrics(running=2), NOW + 2)
+    made.observe(metrics(), NOW + 3)
+    assert weights(made, NOW + 3) == NOTHING
+    assert one is not two
+
+
+def test_prompts_are_computed_as_fast_as_was_measured() -> None:
+    made = Endpoint("10.0.0.1:80")
+    for scrape in range(30):
+        busy = replace(
+            metrics(running=1),
+            iterations_total=10.0 * scrape,
+            prompt_tokens_total=1000.0 * scrape,
+            generation_tokens_total=0.0,
+        )
+        made.observe(busy, NOW + scrape)
+    assert made.backlog.rate == made.step_time.prefill_rate > 0.0
+
+
+SIZES = st.tuples(st.integers(0, 200_000), st.floats(0, 50_000))
+
+
+@given(st.lists(SIZES, max_size=50), st.randoms(use_true_random=False))
+def test_in_whatever_order_requests_end_nothing_stays_behind(
+    sizes: list[tuple[int, float]], rng: random.Random
+) -> None:
+    """Floats lose a little; so little that a billion requests do not make a token."""
+    made = Endpoint("10.0.0.1:80")
+    works = [work(*size, adapter=str(number % 3)) for number, size in enumerate(sizes)]
+    for each in works:
+        made.acquire(each, NOW)
+    rng.shuffle(works)
+    for each in works:
+        made.release(each)
+    assert weights(made)[2:] == NOTHING[2:]
+    assert abs(made.tokens_in_flight) < 1e-7

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from prompts import chain
 
 from extproc.endpoint import Endpoint
 from extproc.flight import EARLY_CLOSE_S, LINGER_S, Answered, Flight, Watcher
 from extproc.health import FAILURES, Failure
 from extproc.pool import Pool
 from extproc.vllm import EngineMetrics
+from extproc.work import Work
 
 A, B, C = "10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"
 ELSEWHERE = "10.9.9.9:8000"
@@ -29,8 +32,8 @@ class Field:
             ),
         )
 
-    def fly(self, address: str = A) -> Flight:
-        return Flight(self.pool, self.pool.by_address[address], self.watcher)
+    def fly(self, address: str = A, work: Work | None = None) -> Flight:
+        return Flight(self.pool, self.pool.by_address[address], self.watcher, work)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -118,6 +121,72 @@ def test_a_request_to_an_endpoint_that_a_reload_took_away_is_counted_down_there(
     assert gone.in_flight == 1
     flight.end(1.0)
     assert gone.in_flight == 0
+
+
+# -- what it weighs -----------------------------------------------------------------------------------------
+
+
+def work() -> Work:
+    return Work(prompt_tokens=512, new_tokens=512, output_tokens=100.0, adapter="a", prefix=TEXT)
+
+
+def weights(field: Field, now: float) -> dict[str, tuple[float, float, dict[str, int]]]:
+    return {
+        e.address: (e.tokens_in_flight, e.backlog.left(now), e.loras_in_flight) for e in field.pool.endpoints
+    }
+
+
+TEXT = chain("abcdefgh")
+NO_WEIGHT = dict.fromkeys((A, B, C), (0.0, 0.0, {}))
+
+
+def test_its_work_is_where_it_is_counted_and_leaves_with_it(field: Field) -> None:
+    flight = field.fly(A, work())
+    assert weights(field, 1.0) == NO_WEIGHT | {A: (612.0, 512.0, {"a": 1})}
+    flight.answered(Answered(200, served=A), 1.0)
+    assert weights(field, 1.0) == NO_WEIGHT | {A: (612.0, 512.0, {"a": 1})}
+    flight.end(2.0)
+    assert weights(field, 2.0) == NO_WEIGHT
+
+
+@pytest.mark.parametrize("answers", ENDINGS)
+def test_whatever_the_ending_nothing_of_its_work_stays(field: Field, answers: list[Answered]) -> None:
+    flight = field.fly(A, work())
+    for answer in answers:
+        flight.answered(answer, 1.0)
+    flight.end(1.0)
+    for endpoint in field.pool.endpoints:
+        endpoint.expire(1e9)
+    assert (field.counts, weights(field, 1e9)) == (NOBODY, NO_WEIGHT)
+
+
+def test_where_another_endpoint_serves_it_its_whole_prompt_is_to_be_computed_there(field: Field) -> None:
+    known = replace(work(), new_tokens=12)  # A had the rest in its cache
+    flight = field.fly(A, known)
+    flight.answered(Answered(200, served=B), 1.0)
+    assert weights(field, 1.0) == NO_WEIGHT | {B: (612.0, 512.0, {"a": 1})}
+
+
+def test_or_as_much_of_it_as_is_not_in_that_ones_cache(field: Field) -> None:
+    field.fly(B, work()).end(0.5)
+    flight = field.fly(A, work())
+    flight.answered(Answered(200, served=B), 1.0)
+    assert weights(field, 1.0) == NO_WEIGHT | {B: (612.0, 0.0, {"a": 1})}
+
+
+def test_whoever_gets_a_prompt_has_it_in_its_cache_from_then_on(field: Field) -> None:
+    flight = field.fly(A, work())
+    assert field.pool.index.match(TEXT) == {field.pool.by_address[A]: 512}
+    flight.answered(Answered(200, served=B), 1.0)
+    assert field.pool.index.match(TEXT) == {field.pool.by_address[each]: 512 for each in (A, B)}
+
+
+def test_its_hashes_are_let_go_of_once_it_is_known_who_serves_it(field: Field) -> None:
+    kept = work()
+    flight = field.fly(A, kept)
+    assert kept.prefix == TEXT
+    flight.answered(Answered(200, served=A, streamed=True), 1.0)
+    assert kept.prefix == ()
 
 
 # -- streams that Envoy closes at the response headers ------------------------------------------------------

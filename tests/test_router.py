@@ -290,3 +290,41 @@ def test_a_metric_label_is_a_listed_name_or_other(model: str | None, label: str)
 def test_sticky_headers_are_known_in_lower_case() -> None:
     assert router(CANARY).sticky_headers == {"x-user"}
     assert router(ONE_POOL).sticky_headers == frozenset()
+
+
+PLAIN = "{name: plain, scorers: [{type: queue}, {type: session-affinity}]}"
+PROMPTED = "{name: prompted, scorers: [{type: queue}, {type: %s}]}"
+
+
+def reads_prompts(pool: str = "", models: str = "", scorer: str = "prefix-hash") -> bool:
+    text = (
+        f"pools: [{{name: p, endpoints: ['10.0.0.1:80'] {pool}}}]\nprofiles: [{PLAIN}, {PROMPTED % scorer}]\n"
+    )
+    return router(text + f"models: [{models}]\ntrusted_headers: [x-profile]").reads_prompts
+
+
+@pytest.mark.parametrize("scorer", ["outstanding-work", "prefix-affinity", "prefix-hash"])
+def test_prompts_are_read_where_a_profile_in_use_needs_them(scorer: str) -> None:
+    assert reads_prompts()  # the built-in default
+    assert reads_prompts(", profile: prompted", scorer=scorer)
+    assert not reads_prompts(", profile: plain", scorer=scorer)
+    assert reads_prompts(", profile: plain", "{name: m, pool: p, profile: prompted}", scorer=scorer)
+
+
+def test_and_not_where_all_who_could_need_them_have_no_weight_or_are_out_of_reach() -> None:
+    assert not reads_prompts(", profile: prompted", scorer="prefix-hash, weight: 0")
+    assert not reads_prompts(", profile: prompted", "{name: m, pool: p, profile: plain}", scorer="kv-cache")
+    assert not reads_prompts(", profile: plain", "{name: m, pool: p}")
+
+
+def test_a_header_can_reach_every_profile() -> None:
+    assert reads_prompts(", profile: plain, profile_header: x-profile")
+
+
+def test_a_queue_orders_by_expected_work() -> None:
+    assert reads_prompts(", profile: plain, queue: {}")
+
+
+def test_one_pool_that_needs_them_is_enough() -> None:
+    two = "pools: [{name: a, endpoints: ['10.0.0.1:80'], profile: plain}, {name: b, endpoints: ['10.0.0.2:80']}]"
+    assert router(f"{two}\nprofiles: [{PLAIN}]").reads_prompts

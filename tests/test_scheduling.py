@@ -249,6 +249,14 @@ def test_weights_decide_between_scorers() -> None:
         assert profile.choose(request(), targets, 1, NOW, random.Random(1)).endpoints == (targets[best],)
 
 
+@given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), max_size=3), st.floats(0, 9))
+def test_totals_are_weighted_sums(columns: list[list[float]], weight: float) -> None:
+    for weights in ([1.0] * len(columns), [weight] * len(columns)):
+        profile = Profile(name="p", scorers=[InFlightScorer(weight=each) for each in weights])
+        sums = [sum(w * column[at] for w, column in zip(weights, columns, strict=True)) for at in range(3)]
+        assert list(profile.total(columns, 3)) == sums
+
+
 def test_a_profile_without_scorers_picks_at_random() -> None:
     targets, rng = endpoints(metrics(0), metrics(99)), random.Random(1)
     picked = Counter(

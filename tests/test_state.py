@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 from fleets import NOW, fleet, metrics
 
+from extproc.config import Config, parse_config
 from extproc.health import FAILURES, Failure
+from extproc.router import Router
 from extproc.state import describe
 
 TEXT = """
@@ -24,6 +27,24 @@ models:
 """
 
 
+def told(router: Router, now: float) -> dict[str, Any]:
+    """As who asks gets it."""
+    text = msgspec.json.encode(describe(router, "abc", now), order="deterministic")
+    state: dict[str, Any] = json.loads(text)
+    return state
+
+
+UNMEASURED = {
+    "step_s": 0.0,
+    "token_s": 0.0,
+    "iteration_s": 0.0,
+    "prefill_rate": 0.0,
+    "mean_output": 0.0,
+    "compared_token_s": 1e-4,
+    "slowness": 1.0,
+}
+
+
 def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
     of = fleet(TEXT)
     (_, first), (pool, second) = of.endpoints()
@@ -36,28 +57,42 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
         pool.failed(second, Failure.UNREACHABLE, NOW)
     assert of.router is not None
     of.router.loaded_at = 1234.5
-    state = describe(of.router, "abc", NOW + 0.25)
-    assert json.loads(msgspec.json.encode(state)) == {
+    state = told(of.router, NOW + 0.25)
+    values = parse_config(TEXT.encode())
+    without = msgspec.structs.replace(values, pools=[msgspec.structs.replace(values.pools[0], endpoints=[])])
+    assert msgspec.convert(state["config"].pop("values"), Config) == without
+    assert state == {
+        "format": 1,
         "config": {"sha256": "abc", "loaded_at": 1234.5},
         "default_pool": "p",
         "pools": [
             {
                 "name": "p",
                 "tiers": [],
+                "mean_output": 0.0,
+                "adapters": [],
                 "endpoints": [
                     {
                         "address": "10.0.0.1:80",
                         "labels": {"v": "a"},
                         "tier": None,
                         "full": None,
+                        "full_for_s": None,
                         "in_flight": 1,
+                        "in_flight_at_scrape": 1,
                         "lingering": 0,
                         "external": 5,
                         "requests": 2,
+                        "tokens_in_flight": 0.0,
+                        "loras_in_flight": {},
+                        "allowance": 1,
+                        "backlog": {"tokens": 0.0, "rate": 0.0},
+                        "speed": UNMEASURED,
                         "ready": True,
                         "health": {"failures": 0, "set_aside_for_s": 0.0, "cause": None},
                         "metrics_age_s": 0.25,
                         "fresh": True,
+                        "fresh_for_s": 1.75,
                         "metrics": {
                             "waiting": 2,
                             "running": 4,
@@ -65,6 +100,13 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
                             "running_loras": ["a", "b"],
                             "waiting_loras": ["c"],
                             "max_loras": 4,
+                            "block_size": 0,
+                            "num_gpu_blocks": 0,
+                            "prompt_tokens_total": None,
+                            "generation_tokens_total": None,
+                            "requests_finished_total": None,
+                            "prefix_cache_hits_total": None,
+                            "iterations_total": None,
                         },
                         "models": ["x", "y"],
                     },
@@ -73,14 +115,22 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
                         "labels": {},
                         "tier": None,
                         "full": None,
+                        "full_for_s": None,
                         "in_flight": 0,
+                        "in_flight_at_scrape": 0,
                         "lingering": 0,
                         "external": 0,
                         "requests": 0,
+                        "tokens_in_flight": 0.0,
+                        "loras_in_flight": {},
+                        "allowance": 64,
+                        "backlog": {"tokens": 0.0, "rate": 0.0},
+                        "speed": UNMEASURED,
                         "ready": False,
                         "health": {"failures": 3, "set_aside_for_s": 4.75, "cause": "unreachable"},
                         "metrics_age_s": None,
                         "fresh": False,
+                        "fresh_for_s": None,
                         "metrics": None,
                         "models": [],
                     },
@@ -116,12 +166,10 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
 def test_a_state_without_default_pool_or_models() -> None:
     of = fleet("pools: [{name: p, endpoints: []}]\ndefault_pool: null")
     assert of.router is not None
-    assert describe(of.router, "abc", NOW) == {
-        "config": {"sha256": "abc", "loaded_at": 0.0},
-        "default_pool": None,
-        "pools": [{"name": "p", "tiers": [], "endpoints": []}],
-        "models": [],
-    }
+    state = told(of.router, NOW)
+    assert state["default_pool"] is None
+    assert state["pools"] == [{"name": "p", "tiers": [], "mean_output": 0.0, "adapters": [], "endpoints": []}]
+    assert state["models"] == []
 
 
 TIERS = """
@@ -135,16 +183,16 @@ models: [{name: m, pool: p, never: cloud, profile: default}]
 
 def test_the_state_tells_each_endpoints_tier_whether_it_is_full_and_which_tiers_are_open() -> None:
     of = fleet(TIERS)
-    told = []
+    found = []
     for waiting in (0, 9):
         of.scraped("10.0.0.1:80", metrics(waiting=waiting), NOW)
         assert of.router is not None
-        state = describe(of.router, "abc", NOW)
+        state = told(of.router, NOW)
         (pool,) = state["pools"]
-        told.append((pool["tiers"], [(e["tier"], e["full"]) for e in pool["endpoints"]]))
+        found.append((pool["tiers"], [(e["tier"], e["full"]) for e in pool["endpoints"]]))
     idc = {"name": "idc", "labels": {"tier": "idc"}, "open": True}
     cloud = {"name": "cloud", "labels": {"tier": "cloud"}}
-    assert told == [
+    assert found == [
         ([idc, {**cloud, "open": False}], [("idc", False), ("cloud", False)]),
         ([idc, {**cloud, "open": True}], [("idc", True), ("cloud", False)]),
     ]

@@ -48,6 +48,8 @@ def lora_line(running: bytes, waiting: bytes = b"", at: bytes = b"1.7e9") -> byt
                 prompt_tokens_total=29451.0,
                 generation_tokens_total=6005.0,
                 requests_finished_total=21.0,
+                prefix_cache_hits_total=0.0,
+                iterations_total=608.0,
             ),
         ),
         (
@@ -64,6 +66,8 @@ def lora_line(running: bytes, waiting: bytes = b"", at: bytes = b"1.7e9") -> byt
                 prompt_tokens_total=8845.0,
                 generation_tokens_total=22.0,
                 requests_finished_total=1.0,
+                prefix_cache_hits_total=0.0,
+                iterations_total=10.0,
             ),
         ),
         (
@@ -96,6 +100,8 @@ def lora_line(running: bytes, waiting: bytes = b"", at: bytes = b"1.7e9") -> byt
                 prompt_tokens_total=112.0,
                 generation_tokens_total=2004.0,
                 requests_finished_total=1.0,
+                prefix_cache_hits_total=0.0,
+                iterations_total=129.0,
             ),
         ),
     ],
@@ -192,6 +198,18 @@ def test_requests_finished_for_whatever_reason_are_summed() -> None:
     assert parse(page) == minimal(requests_finished_total=7.0)
 
 
+def test_iterations_are_the_count_of_a_histogram_and_nothing_else_of_it() -> None:
+    page = MINIMAL + b'vllm:iteration_tokens_total_bucket{le="1.0"} 3\nvllm:iteration_tokens_total_sum 99\n'
+    assert parse(page) == minimal()
+    page += b"vllm:iteration_tokens_total_count 4\n"
+    assert parse(page) == minimal(iterations_total=4.0)
+
+
+@pytest.mark.parametrize("name", [b"vllm:prefix_cache_hits_total", b"vllm:gpu_prefix_cache_hits_total"])
+def test_tokens_from_the_prefix_cache_are_read_under_their_old_name_too(name: bytes) -> None:
+    assert parse(MINIMAL + name + b' {engine="0"} 512\n') == minimal(prefix_cache_hits_total=512.0)
+
+
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
@@ -252,6 +270,8 @@ def test_any_adapter_name_survives_escaping(names: list[str]) -> None:
         (b"vllm:prompt_tokens_total NaN\n", minimal()),
         (b"vllm:prompt_tokens_total -1\n", minimal()),
         (b"vllm:prompt_tokens_total +Inf\n", minimal()),
+        (b"vllm:prompt_tokens_total 1e15\n", minimal(prompt_tokens_total=1e15)),
+        (b"vllm:prompt_tokens_total 1.1e15\n", minimal()),
         (b"vllm:prompt_tokens_total ten\n", minimal()),
     ],
 )
@@ -342,4 +362,7 @@ def test_all_names_of_a_table_can_be_listed_for_a_selective_request() -> None:
         "vllm:prompt_tokens_total",
         "vllm:generation_tokens_total",
         "vllm:request_success_total",
+        "vllm:prefix_cache_hits_total",
+        "vllm:gpu_prefix_cache_hits_total",
+        "vllm:iteration_tokens_total_count",
     )

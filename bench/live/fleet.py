@@ -35,11 +35,26 @@ IDLE_S = 20.0
 POLL_S = 0.05
 
 
-class CacheCounts(Struct, frozen=True):
-    """Tokens, all servers together since they were started."""
+class Counts(Struct, frozen=True):
+    """What the servers' own metrics say, all together since they were started, or over a run."""
 
     queries: float
+    """Prompt tokens looked for in the prefix caches."""
     hits: float
+    first_tokens: float
+    first_tokens_s: float
+    """Real seconds from a request's arrival at its server to its first token, summed up."""
+
+    def since(self, before: Counts) -> Counts:
+        return Counts(*(getattr(self, name) - getattr(before, name) for name in self.__struct_fields__))
+
+    @property
+    def hit_ratio(self) -> float:
+        return self.hits / max(1.0, self.queries)
+
+    @property
+    def mean_ttft_s(self) -> float:
+        return self.first_tokens_s / max(1.0, self.first_tokens)
 
 
 class Fleet:
@@ -54,12 +69,9 @@ class Fleet:
         roles = {"servers": [sim.pid for sim in self.sims], "envoy": [self.envoys[way.slug].pid]}
         return {**roles, "extproc": [self.service.pid]}
 
-    async def cache_counts(self) -> CacheCounts:
+    async def counts(self) -> Counts:
         pages = await self._pages()
-        return CacheCounts(
-            sum(_value(page, "vllm:prefix_cache_queries_total") for page in pages),
-            sum(_value(page, "vllm:prefix_cache_hits_total") for page in pages),
-        )
+        return Counts(*(sum(_value(page, name) for page in pages) for name in _COUNTERS))
 
     async def wait_idle(self) -> None:
         """Until no server has anything to do.  Raises TimeoutError."""
@@ -78,6 +90,12 @@ class Fleet:
             return await asyncio.gather(*(page(sim) for sim in self.sims))
 
 
+_COUNTERS = (
+    "vllm:prefix_cache_queries_total",
+    "vllm:prefix_cache_hits_total",
+    "vllm:time_to_first_token_seconds_count",
+    "vllm:time_to_first_token_seconds_sum",
+)
 _IN_USE = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 

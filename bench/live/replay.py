@@ -16,7 +16,7 @@ from extproc.benchmark.workload import Call, Workload
 from extproc.benchmark.workloads import WORKLOADS
 
 from .client import Seen, play
-from .fleet import CacheCounts, Fleet, running_fleet
+from .fleet import Counts, Fleet, running_fleet
 from .load import Meter
 from .plan import WAYS, Setting, Way
 from .results import Figures, Overhead, Result
@@ -65,7 +65,7 @@ async def _round(
     label = f"{setting.workload}-{number}-{way.slug}"
     predicted = simulated(workload, way)
     due = [call.at_s / setting.speed for call in workload.calls]
-    before = await fleet.cache_counts()
+    before = await fleet.counts()
     meter = Meter({**fleet.pids(way), "client": [os.getpid()]})
     within_s = workload.duration_s / setting.speed + GRACE_S
     seen = await play(
@@ -77,7 +77,7 @@ async def _round(
         workload=setting.workload,
         round=number,
         policy=way.name,
-        live=_figures(seen, workload, setting.speed, fleet, before, await fleet.cache_counts()),
+        live=_figures(seen, workload, setting.speed, fleet.replica_of, (await fleet.counts()).since(before)),
         simulated=predicted,
         replica_shares=tuple(
             answered[replica] / max(1, answered.total()) for replica in range(len(fleet.sims))
@@ -90,12 +90,11 @@ def _figures(
     seen: Sequence[Seen],
     workload: Workload,
     speed: float,
-    fleet: Fleet,
-    before: CacheCounts,
-    after: CacheCounts,
+    replica_of: dict[str, int],
+    counts: Counts,
 ) -> Figures:
     outcomes = [
-        _outcome(entry, workload.calls[entry.call], fleet.replica_of, speed)
+        _outcome(entry, workload.calls[entry.call], replica_of, speed)
         for entry in seen
         if workload.calls[entry.call].at_s >= workload.warmup_s
     ]
@@ -108,7 +107,8 @@ def _figures(
         failed_share=measures.refused_share,
         ttft=measures.ttft,
         tpot=measures.tpot,
-        hit_ratio=(after.hits - before.hits) / max(1.0, after.queries - before.queries),
+        hit_ratio=counts.hit_ratio,
+        server_ttft_s=counts.mean_ttft_s * speed,
     )
 
 

@@ -20,6 +20,7 @@ COLUMNS: tuple[_Column, ...] = (
     ("P50", lambda f: f.ttft.median_s * 1e3, ".0f"),
     ("P90", lambda f: f.ttft.p90_s * 1e3, ".0f"),
     ("P99", lambda f: f.ttft.p99_s * 1e3, ".0f"),
+    ("at the server", lambda f: f.server_ttft_s * 1e3, ".0f"),
     ("TPOT", lambda f: f.tpot.mean_s * 1e3, ".1f"),
     ("prefix hits", lambda f: f.hit_ratio * 100, ".1f"),
 )
@@ -96,9 +97,9 @@ def _word(pair: Pair) -> str:
 
 def _machine(results: Sequence[Result]) -> Table:
     roles = list(results[0].load.cpu)
-    table = Table(
-        "CPU, in cores", *roles, "busiest process", "others", "machine", "client late P99", style="dim"
-    )
+    table = Table("CPU, in cores", *roles, style="dim")
+    for name in ("busiest", "others", "machine", "wait for a core", "late P99"):
+        table.add_column(name, justify="right")
     for way in WAYS:
         loads = [result.load for result in results if result.policy == way.name]
         cpu = [f"{fmean(load.cpu[role] for load in loads):.2f}" for role in roles]
@@ -109,6 +110,7 @@ def _machine(results: Sequence[Result]) -> Table:
             f"{max(load.busiest for load in loads):.2f}",
             f"{fmean(load.others for load in loads):.2f}",
             f"{max(load.machine for load in loads):.0%}",
+            f"{max(load.waited_s or 0.0 for load in loads) * 1e3:.2f} ms",
             f"{late_ms:.1f} ms",
         )
     return table

@@ -30,6 +30,9 @@ class Figures(Struct, frozen=True, kw_only=True):
     tpot: Latency
     hit_ratio: float
     """Of the prompts' tokens; over all calls, those of the warm-up too, as the servers count them."""
+    server_ttft_s: float
+    """Mean, from the arrival at the server that was chosen, over all calls: what a policy is to answer for.  What HTTP,
+    Envoy and the router take, which is not compressed, is in `ttft` only."""
 
 
 class Result(Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ def simulated(workload: Workload, way: Way) -> Figures:
         ttft=_mean([run.ttft for run in runs]),
         tpot=_mean([run.tpot for run in runs]),
         hit_ratio=fmean(run.hit_ratio for run in runs),
+        server_ttft_s=fmean(run.server_ttft_s for run in runs),
     )
 
 
@@ -38,6 +39,7 @@ def _simulated(workload: Workload, way: Way, seed: int) -> Figures:
         tpot=measures.tpot,
         hit_ratio=sum(s.prefix_cache_hits for s in stats)
         / max(1, sum(s.prefix_cache_queries for s in stats)),
+        server_ttft_s=sum(s.ttft.sum for s in stats) / max(1, sum(s.ttft.count for s in stats)),
     )
 
 

@@ -56,10 +56,8 @@ def _parts(call: Call, number: int) -> tuple[bytes, bytes, int]:
 
 def _chunks(call: Call, number: int) -> Iterator[str]:
     """The text of each block; without end, as those that the workload does not name are like no other."""
-    full = call.prompt_tokens // BLOCK_TOKENS
-    named = islice(chain.from_iterable(call.blocks), full)
-    shared = (chunk(f"block {block}") for block in named)
-    return chain(shared, (chunk(f"call {number} part {part}") for part in count()))
+    named = (chunk(f"block {block}") for block in chain.from_iterable(call.blocks))
+    return chain(named, (chunk(f"call {number} part {part}") for part in count()))
 
 
 @lru_cache(_KEPT_CACHED)

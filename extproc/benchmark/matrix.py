@@ -62,7 +62,7 @@ ONLY_LOAD = (LEAST_REQUEST,)
 QUICK = Matrix(
     seeds=10,
     searches=(
-        Search(workload="mooncake-conv", policies=COMPARED, seeds=10, duration_s=600),
+        Search(workload="mooncake-conv", policies=(*COMPARED, ORACLE), seeds=10, duration_s=600),
         Search(workload="agents", policies=COMPARED, seeds=10, duration_s=240),
         Search(workload="azure-conv", policies=COMPARED, seeds=4, duration_s=180),
         Search(workload="azure-code", policies=ONLY_LOAD, seeds=6),
@@ -82,7 +82,7 @@ QUICK = Matrix(
         Case(workload="mixed-gpus", series=True),
         Case(workload="servegen"),
         Case(
-            workload="tidal", loads=(1.0,), rate=9.0, policies=(OURS, TIERED, LEAST_REQUEST), duration_s=1200
+            workload="tidal", loads=(1.0,), rate=7.5, policies=(OURS, TIERED, LEAST_REQUEST), duration_s=1200
         ),
         Case(
             workload="priorities",

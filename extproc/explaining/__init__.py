@@ -2,6 +2,16 @@
 
 from .changes import Change, what_would_change
 from .explanation import Explanation, explain
+from .levers import counted
 from .question import Question, cache, synthetic_prefix
 
-__all__ = ["Change", "Explanation", "Question", "cache", "explain", "synthetic_prefix", "what_would_change"]
+__all__ = [
+    "Change",
+    "Explanation",
+    "Question",
+    "cache",
+    "counted",
+    "explain",
+    "synthetic_prefix",
+    "what_would_change",
+]

@@ -79,8 +79,8 @@ def _losing(question: Question, endpoint: Endpoint) -> Iterator[Change]:
         )
 
     for lever in (
-        Lever("more_requests", MAX_MORE, requests, lambda n: f"{counted(n, 'request')} more"),
-        Lever("more_tokens_ahead", MAX_MORE, tokens, lambda n: f"{counted(n, 'prompt token')} more ahead"),
+        Lever("more_requests", MAX_MORE, requests, lambda n: counted(n, "more request")),
+        Lever("more_tokens_ahead", MAX_MORE, tokens, lambda n: f"{counted(n, 'more prompt token')} ahead"),
     ):
         change = _least(question, endpoint, lever, wins=False)
         if change is not None:

@@ -171,7 +171,7 @@ def _targets(question: Question, draw: Draw | Rejected) -> list[TargetRow]:
     rows = []
     for target in route.model.effective_targets:
         endpoints, healthy = pool.candidates(target.labels, request.subset, question.now, excluded)
-        drawn = isinstance(draw, Draw) and draw.target is target
+        drawn = isinstance(draw, Draw) and draw.target == target
         rows.append(
             TargetRow(target.model, target.share, target.labels, len(endpoints) if healthy else 0, drawn)
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from statistics import median_low
 
 from msgspec import Struct
 
@@ -40,8 +39,9 @@ def levers(question: Question, endpoint: Endpoint) -> Iterator[Lever]:
         yield _kv_usage(endpoint)
     yield from _cached(question, endpoint)
     yield from _lora(question, endpoint)
-    if endpoint.slowness > 1.0 or endpoint.token_s > _median_token_s(question, endpoint):
-        yield Lever("speed", 1, lambda _: _speed_up(question, endpoint), lambda _: "it were as fast as most")
+    token_s, slowness = _fastest(question, endpoint)
+    if endpoint.slowness > slowness or endpoint.token_s > token_s:
+        yield Lever("speed", 1, lambda _: _speed_up(question, endpoint), lambda _: "it were as fast as any")
     yield from _tier(question, endpoint)
     yield Lever("idle", 1, lambda _: _empty(question, endpoint), lambda _: "it were idle")
 
@@ -54,7 +54,7 @@ def _requests(question: Question, endpoint: Endpoint) -> Lever:
 
     external = endpoint.external if endpoint.is_fresh(question.now) else 0
     most = endpoint.in_flight + external
-    return Lever("requests", most, apply, lambda n: f"it had {counted(n, 'request')} less")
+    return Lever("requests", most, apply, lambda n: f"it had {counted(n, 'fewer request')}")
 
 
 def _tokens_ahead(question: Question, endpoint: Endpoint) -> Lever:
@@ -64,7 +64,7 @@ def _tokens_ahead(question: Question, endpoint: Endpoint) -> Lever:
         endpoint.backlog.tokens, endpoint.backlog.at = max(0.0, left - count), question.now
 
     return Lever(
-        "tokens_ahead", math.ceil(left), apply, lambda n: f"it had {counted(n, 'prompt token')} less ahead"
+        "tokens_ahead", math.ceil(left), apply, lambda n: f"it had {counted(n, 'fewer prompt token')} ahead"
     )
 
 
@@ -140,13 +140,14 @@ def pool_of(question: Question, endpoint: Endpoint) -> Pool:
     return next(pool for pool in question.router.pools.values() if endpoint in pool.endpoints)
 
 
-def _median_token_s(question: Question, endpoint: Endpoint) -> float:
-    return median_low(each.token_s for each in pool_of(question, endpoint).endpoints)
+def _fastest(question: Question, endpoint: Endpoint) -> tuple[float, float]:
+    """(token_s, slowness), the least of each in the pool of *endpoint*."""
+    endpoints = pool_of(question, endpoint).endpoints
+    return min(each.token_s for each in endpoints), min(each.slowness for each in endpoints)
 
 
 def _speed_up(question: Question, endpoint: Endpoint) -> None:
-    endpoint.token_s = min(endpoint.token_s, _median_token_s(question, endpoint))
-    endpoint.slowness = min(endpoint.slowness, 1.0)
+    endpoint.token_s, endpoint.slowness = _fastest(question, endpoint)
 
 
 def _bring_back(endpoint: Endpoint) -> None:

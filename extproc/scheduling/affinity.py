@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import xxhash
 from msgspec import Meta
@@ -32,6 +32,8 @@ class PrefixAffinityScorer(Plugin, frozen=True, tag="prefix-affinity"):
 
     What nearly all have does not count; 0 for endpoints over the load bound.
     """
+
+    reads_prompt: ClassVar[bool] = True
 
     load_bound: LoadBound = 1.25
     weight: Weight = 1.0
@@ -66,6 +68,8 @@ class PrefixHashScorer(Plugin, frozen=True, tag="prefix-hash"):
     `skip_tokens` + `block_tokens`; a shorter prompt counts as a whole.  0 for all where it is no longer than
     `skip_tokens`: so far all may have the same system prompt.
     """
+
+    reads_prompt: ClassVar[bool] = True
 
     skip_tokens: Tokens = 512
     block_tokens: Tokens = 512

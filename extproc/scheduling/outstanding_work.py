@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from statistics import median_low
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from ..endpoint import Endpoint
+from ..endpoint import NO_LORAS, Endpoint
 from ..request import InferenceRequest
-from .plugin import Plugin, Weight, estimated_loads, prefer_low
+from .plugin import Plugin, Weight, fill_loads, known_loads, prefer_low
 
 LEAST_TOKENS = 64
 """A request costs at least this many prompt tokens: an iteration is made for it however much of it is cached."""
@@ -43,7 +45,13 @@ class Cost(Struct, frozen=True):
     """That wait for this one, or it for them; itself counted in."""
     slowness: float
     cost_s: float
-    """((new + ahead) x token_s + waits) x requests x slowness."""
+    """((new + ahead) x token_s + waits) x requests x slowness; of an unknown endpoint at least the others' median."""
+
+    @property
+    def is_raised(self) -> bool:
+        """To the others' median, as nothing is known of the endpoint."""
+        waits_s = (self.new_tokens + self.ahead_tokens) * self.token_s + self.kv_wait_s + self.lora_wait_s
+        return self.cost_s > waits_s * self.requests * self.slowness * 1.001  # rounding is far below
 
 
 class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
@@ -53,8 +61,11 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
     waits for them too.  What is cached there need not be computed, so that prefix affinity, balance and interference
     are one figure without weights to tune.  Tokens count in seconds of the endpoint's measured speed; waiting for KV
     memory or for a LoRA slot adds to them.  An endpoint with more than `load_bound` times the mean load gets nothing
-    for what it has cached: affinity makes nobody worse off than that.
+    for what it has cached: affinity makes nobody worse off than that.  One of which nothing is known never counts as
+    better than the median of the others: that it told of no queue and no full cache does not prove that it has none.
     """
+
+    reads_prompt: ClassVar[bool] = True
 
     load_bound: Annotated[float, Meta(ge=1.0, le=100.0)] = 2.0
     weight: Weight = 1.0
@@ -78,7 +89,8 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
         """Seconds of waiting, summed over all that wait, beside *endpoints*; *told* gets what they are made of."""
         total, cached = max(request.prompt.tokens, LEAST_TOKENS), request.cached
         adapter = request.target_model if request.is_adapter else None
-        loads = estimated_loads(endpoints, now)
+        known = known_loads(endpoints, now)
+        loads: Sequence[float] = fill_loads(known, endpoints, now) if None in known else known  # type: ignore[assignment]
         most = self.load_bound * (sum(loads) / len(loads) + 1.0)
         costs = []
         for endpoint, load in zip(endpoints, loads, strict=True):
@@ -93,21 +105,34 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
                 kv_s = kv_wait_s(endpoint, new + max(ahead, 0.0))
                 wait_s += kv_s
             if adapter is not None and endpoint.max_loras:
-                lora_s = _slot_wait_s(endpoint, adapter)
+                lora_s = _slot_wait_s(endpoint, adapter, now)
                 wait_s += lora_s
             costs.append(wait_s * (load + 1.0) * endpoint.slowness)
             if told is not None:
                 token_s, slowness, ahead = endpoint.token_s, endpoint.slowness, max(ahead, 0.0)
                 told.append(Cost(new, ahead, token_s, kv_s, lora_s, load + 1.0, slowness, costs[-1]))
+        if loads is not known:
+            costs = _fill_up(costs, known)
+            if told is not None:
+                told[:] = [replace(each, cost_s=cost) for each, cost in zip(told, costs, strict=True)]
         return costs
+
+
+def _fill_up(costs: list[float], loads: Sequence[int | None]) -> list[float]:
+    """*costs*, none of an unknown endpoint below the median of the known; unknown are those without a load."""
+    known = [cost for cost, load in zip(costs, loads, strict=True) if load is not None]
+    if not known:
+        return costs
+    least = median_low(known)  # the lower: between two, the median would be above the one that is free
+    return [max(cost, least) if load is None else cost for cost, load in zip(costs, loads, strict=True)]
 
 
 def kv_wait_s(endpoint: Endpoint, tokens: float) -> float:
     """How long prompts of *tokens* wait for KV memory: for answers to end that hold what is missing."""
     metrics = endpoint.metrics
-    if metrics is None or not metrics.num_gpu_blocks:
+    capacity = metrics.num_gpu_blocks * metrics.block_size if metrics is not None else 0
+    if not capacity:
         return 0.0
-    capacity = metrics.num_gpu_blocks * metrics.block_size
     blur = KV_BLUR * capacity
     missing = (endpoint.kv_usage - KV_ROOM) * capacity + tokens
     soft = missing if missing > 30 * blur else blur * math.log1p(math.exp(missing / blur))
@@ -130,9 +155,10 @@ UNKNOWN_STEP_S = 0.03
 """An iteration's time where it was not measured yet: 8B to 70B models on their usual cards take 10 to 60 ms."""
 
 
-def _slot_wait_s(endpoint: Endpoint, adapter: str) -> float:
+def _slot_wait_s(endpoint: Endpoint, adapter: str, now: float) -> float:
     """Until *adapter* can run: nothing where it does, its loading where a slot is free, else until one becomes free."""
-    ours, running = endpoint.loras_in_flight, endpoint.running_loras
+    ours = endpoint.loras_in_flight
+    running = endpoint.running_loras if endpoint.fresh_until > now else NO_LORAS
     if adapter in ours or adapter in running:
         return 0.0
     active = len(running.union(ours)) if ours else len(running)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median, median_low
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
@@ -20,6 +20,9 @@ Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
 
 class Plugin(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
     """A filter, scorer or picker."""
+
+    reads_prompt: ClassVar[bool] = False
+    """Whether `InferenceRequest.prompt` matters to it: where it matters to no plugin in use, prompts are not read."""
 
     @classmethod
     def type_name(cls) -> str:
@@ -53,9 +56,17 @@ def estimated_loads(endpoints: Sequence[Endpoint], now: float) -> Sequence[float
     Where the others' are unknown they count as the median; and an unknown endpoint never counts as less loaded than
     the median of the known: that we sent nothing there does not prove that it is free.
     """
-    loads = [e.in_flight + e.external if e.fresh_until > now else None for e in endpoints]
-    if None not in loads:
-        return loads  # type: ignore[return-value]
+    loads = known_loads(endpoints, now)
+    return fill_loads(loads, endpoints, now) if None in loads else loads  # type: ignore[return-value]
+
+
+def known_loads(endpoints: Sequence[Endpoint], now: float) -> Sequence[int | None]:
+    """Requests at each endpoint; None where others' requests there are unknown."""
+    return [e.in_flight + e.external if e.fresh_until > now else None for e in endpoints]
+
+
+def fill_loads(loads: Sequence[int | None], endpoints: Sequence[Endpoint], now: float) -> Sequence[float]:
+    """*loads*, as `known_loads` has them, with an estimate for None."""
     known = [load for load in loads if load is not None]
     if not known:
         return [e.in_flight for e in endpoints]

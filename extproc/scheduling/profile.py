@@ -43,7 +43,7 @@ class Table(Struct, eq=False):
             found.update({endpoint: name for endpoint in before if endpoint not in left})
         return found
 
-    def totals(self) -> list[float]:
+    def totals(self) -> Sequence[float]:
         """Weighted sums, beside `rated`."""
         rated = self.rated
         return self.profile.total(self.columns, len(rated)) if self.columns else [0.0] * len(rated)
@@ -80,6 +80,11 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     scorers: list[Scorer] = []
     picker: Picker = MaxScorePicker()
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether a request's prompt matters to it."""
+        return any(scorer.reads_prompt and scorer.weight > 0 for scorer in self.scorers)
+
     def choose(
         self,
         request: InferenceRequest,
@@ -110,8 +115,10 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
         table = Table(self, passed, columns, request.cached)
         return Choice(tuple(endpoints[index] for index in order), dropped, scores, table)
 
-    def total(self, columns: Sequence[Sequence[float]], size: int) -> list[float]:
+    def total(self, columns: Sequence[Sequence[float]], size: int) -> Sequence[float]:
         """The weighted sums of *columns*, each of *size* scores."""
+        if len(columns) == 1 and self.scorers[0].weight == 1.0:
+            return columns[0]
         total = [0.0] * size
         for scorer, column in zip(self.scorers, columns, strict=True):
             weight = scorer.weight

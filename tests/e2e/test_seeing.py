@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from typing import Any
 
 import aiohttp
@@ -153,10 +156,40 @@ async def test_each_request_has_one_log_line_with_the_decision(start_stack: Star
     first = lines[0]
     assert (first["level"], first["model"], first["pool"], first["candidates"]) == ("info", "alias", POOL, 2)
     assert first["endpoint"] == first["served"]
-    assert set(first["scores"]) == {"in-flight", "queue", "kv-cache", "lora-affinity"}
+    assert set(first["scores"]) == {"outstanding-work"}
     assert first["duration_ms"] >= first["headers_ms"] > 0
     assert first["decision_us"] > 0
     assert len(first["request_id"]) == 36
+
+
+@BOTH
+async def test_a_request_is_explained_afterwards_and_another_before_it_is_sent(
+    start_stack: StartStack, way: Way
+) -> None:
+    stack = await start_stack(way, config, upstreams=3)
+    for upstream in stack.upstreams:
+        upstream.metrics = METRICS
+    await eventually(stack.endpoints, lambda e: all(x["metrics"]["waiting"] == 3 for x in e.values()))
+    answer = await stack.chat("alias")
+    await stack.chat("alias")
+    line = await stack.log_of(answer)
+    await stack.idle()
+
+    url, request_id = stack.service.http + "/debug/explain", line["request_id"]
+    async with stack.client.get(url, params={"request_id": request_id}) as response:
+        (told,) = (await response.json())["decisions"]
+    argv = [sys.executable, "-m", "extproc", "explain", "--state", stack.service.http + "/debug/state"]
+    argv += ["--model", "alias", "--prompt-tokens", "1000"]
+    text = await asyncio.to_thread(subprocess.check_output, argv, text=True, timeout=30)
+    before = json.loads(await asyncio.to_thread(subprocess.check_output, [*argv, "--json"], timeout=30))
+
+    addresses = {upstream.address for upstream in stack.upstreams}
+    assert (told["request_id"], told["endpoint"]) == (request_id, line["endpoint"])
+    assert {row["address"] for row in told["endpoints"]} == addresses
+    assert (before["outcome"], before["target_model"]) == ("routed", "real")
+    assert {row["address"]: row["external"] for row in before["endpoints"]} == dict.fromkeys(addresses, 5)
+    assert set(before["as_good"]) <= addresses
+    assert f"{before['endpoint']} gets it" in text
 
 
 async def test_nothing_secret_is_logged(start_stack: StartStack) -> None:
@@ -179,6 +212,9 @@ async def test_nothing_secret_is_logged(start_stack: StartStack) -> None:
     async with stack.client.get("/v1/models?key=SECRET-query", headers=secrets) as response:
         assert response.status == 200
     await stack.idle()
+    for page in ("/debug/state", "/debug/explain"):
+        async with stack.client.get(stack.service.http + page) as response:
+            assert "SECRET" not in await response.text()
     stack.service.terminate()
     await asyncio.to_thread(stack.service.wait, 10)
 
