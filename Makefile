@@ -7,10 +7,10 @@ READY  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit e2e test-vllm bench bench-live run format build clean
+.PHONY: help setup demo test lint types imports unit e2e test-vllm bench bench-routing bench-live run format build clean
 
 help:  ## This list
-	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## A virtual environment with everything in it (.venv)
 
@@ -49,6 +49,9 @@ test-vllm: $(READY)  ## Three real vLLM servers behind a real Envoy (needs a vLL
 bench: $(READY)  ## Costs and latencies in ratios, from one run
 	@$(BIN)/python -m bench $(ARGS)
 
+bench-routing: $(READY)  ## Routing policies compared in virtual time (10 minutes; FULL=1: everything)
+	@$(BIN)/extproc bench $(if $(FULL),--full) $(ARGS)
+
 bench-live: $(READY)  ## The main comparison in real time: simulated servers behind a real Envoy (5 minutes)
 	@$(BIN)/python -m bench.live $(ARGS)
 
@@ -63,4 +66,4 @@ build: $(READY)  ## Wheel and sdist, in dist/
 	$(BIN)/python -m build --quiet --outdir dist
 
 clean:  ## Remove what was made, the virtual environment too
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results bench-routing

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.live.client import PATH, Seen, play
@@ -66,7 +66,12 @@ def test_equal_blocks_are_equal_to_a_model_server_and_others_are_not(
     assert equal_beginning(first.blocks, second.blocks) == (shared if salt == "a" else 0)
 
 
+ALMOST = Call(prompt_tokens=61, output_tokens=1, blocks=(range(4),))
+"""A checkpoint's length to the router, which counts four characters a token and what JSON adds."""
+
+
 @given(pairs_of_calls(), st.sampled_from(["a", "b"]))
+@example((ALMOST, ALMOST, 3), "a")
 def test_equal_blocks_are_equal_to_the_router_and_others_are_not(
     calls: tuple[Call, Call, int], salt: str
 ) -> None:

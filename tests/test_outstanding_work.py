@@ -177,6 +177,11 @@ def test_it_is_waited_for_until_answers_have_freed_what_is_missing() -> None:
     assert kv_wait_s(full, 100_000) == pytest.approx(missing / CAPACITY * UNKNOWN_OUTPUT * UNKNOWN_STEP_S)
 
 
+def test_a_prompt_many_times_the_whole_cache_is_waited_for_in_proportion() -> None:
+    tiny = known(kv_cache_usage=KV_ROOM, block_size=16, num_gpu_blocks=4)
+    assert kv_wait_s(tiny, 100_000) == pytest.approx(100_000 / (KV_ROOM * 64) * UNKNOWN_OUTPUT * UNKNOWN_STEP_S)
+
+
 def test_the_shorter_its_answers_the_sooner_memory_is_free() -> None:
     short, fast = with_kv(0.95), with_kv(0.95)
     short.step_time.mean_output = UNKNOWN_OUTPUT / 4

@@ -55,8 +55,10 @@ def _parts(call: Call, number: int) -> tuple[bytes, bytes, int]:
 
 
 def _chunks(call: Call, number: int) -> Iterator[str]:
-    """The text of each block; without end, as those that the workload does not name are like no other."""
-    named = (chunk(f"block {block}") for block in chain.from_iterable(call.blocks))
+    """The text of each block; without end, as what the workload does not name is like nothing else, the last block too
+    where it is not full."""
+    full = call.prompt_tokens // BLOCK_TOKENS
+    named = (chunk(f"block {block}") for block in islice(chain.from_iterable(call.blocks), full))
     return chain(named, (chunk(f"call {number} part {part}") for part in count()))
 
 

@@ -54,6 +54,7 @@ DEFAULT_OUTPUT = Path("bench-routing")
     default=0.0,
     help="Spread the trace's times by so many seconds.",
 )
+@click.option("--strict", is_flag=True, help="Exit 1 where a figure is missed.")
 @click.option("--processes", type=click.IntRange(1, 256), help="[default: one a core]")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_OUTPUT, show_default=True
