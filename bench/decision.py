@@ -18,7 +18,7 @@ from .figure import Figure
 REACH_US = {5: None, 100: 100.0, 1_000: 1_000.0}
 """Of requests whose prompt is unknown."""
 PROMPT_REACH_US = {5: None, 100: 250.0, 1_000: 1_500.0}
-ROUNDS = 15
+ROUNDS = 30
 REQUESTS = 64
 """Different ones, so that no cache of the processor's holds just what is asked for."""
 

@@ -13,6 +13,7 @@ import xxhash
 from . import address as addresses
 from .health import Health
 from .speed import StepTime
+from .traffic import Traffic
 from .vllm import EngineMetrics
 from .work import Backlog, Work
 
@@ -58,6 +59,7 @@ class Endpoint:
         "step_time",
         "token_s",
         "tokens_in_flight",
+        "traffic",
         "tried",
         "waiting",
         "waiting_loras",
@@ -77,6 +79,7 @@ class Endpoint:
         self.backlog = Backlog()
         """Prompts that it has yet to compute."""
         self.step_time = StepTime()
+        self.traffic = Traffic()
         self.token_s = UNKNOWN_TOKEN_S
         """Seconds that it takes to compute a prompt token, as the pool compares its endpoints."""
         self.slowness = 1.0
@@ -140,6 +143,7 @@ class Endpoint:
     def _measure(self, before: EngineMetrics, metrics: EngineMetrics, elapsed_s: float) -> None:
         """How fast it worked between two scrapes."""
         self.step_time.measure(before, metrics, elapsed_s)
+        self.traffic.measure(before, metrics, self.requests - self.in_flight, elapsed_s)
         self.backlog.rate = self.step_time.prefill_rate
 
     def is_fresh(self, now: float) -> bool:

@@ -9,6 +9,7 @@ import xxhash
 
 from .endpoint import NEVER, Endpoint
 from .health import Failure
+from .others import Others, shared_tokens
 from .prefix_index import PrefixIndex
 from .request import InferenceRequest
 from .vllm import EngineMetrics
@@ -45,6 +46,8 @@ class Pool:
         """What the endpoints have cached of prompts."""
         self.adapters: set[str] = before.adapters if before else set()
         """LoRA adapters that an endpoint ever told of."""
+        self.others: Others = before.others if before else Others()
+        """What is expected of requests that are not ours."""
         self.endpoints: tuple[Endpoint, ...] = ()
         self.by_address: dict[str, Endpoint] = {}
         self.mean_output: float = before.mean_output if before else 0.0
@@ -105,6 +108,7 @@ class Pool:
         request.is_adapter = request.target_model in self.adapters
         prefix = request.prompt.prefix
         request.cached = self.index.match(prefix, _salt(request.target_model)) if prefix else {}
+        request.expected = self.others.expect(request.cached, request.prompt, self.endpoints)
 
     def work(self, request: InferenceRequest, endpoint: Endpoint) -> Work:
         """What *request* would mean to *endpoint*."""
@@ -112,9 +116,12 @@ class Pool:
         output = self.mean_output
         if prompt.max_output_tokens is not None:
             output = min(output, prompt.max_output_tokens)
+        shared = shared_tokens(request.cached.values(), len(self.endpoints))
         return Work(
             prompt_tokens=prompt.tokens,
             new_tokens=max(0, prompt.tokens - request.cached.get(endpoint, 0)),
+            found_tokens=max(request.cached.values(), default=shared) - shared,
+            findable_tokens=max(0, prompt.tokens - shared) if prompt.prefix else 0,
             output_tokens=output,
             adapter=request.target_model if request.is_adapter else None,
             prefix=prompt.prefix,
@@ -131,6 +138,7 @@ class Pool:
         if _written(endpoint.metrics) is None:  # else its counters tell, and know of others' requests too
             tokens = work.new_tokens + round(work.output_tokens)
             self.index.wrote(endpoint, tokens, _capacity_tokens(endpoint))
+        self.others.sent(work)
         if work.prefix:
             self.index.insert(work.prefix, endpoint, now, work.salt)
 
@@ -143,6 +151,7 @@ class Pool:
         if endpoint.scraped_at - self._compared_at >= COMPARE_S:
             self._compared_at = endpoint.scraped_at
             compare(self.endpoints)
+            self.others.observe(self.endpoints)
             self.mean_output = _mean_output(self.endpoints)
         if _began_anew(before, after):
             self.index.forget(endpoint)

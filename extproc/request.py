@@ -113,3 +113,5 @@ class InferenceRequest(Struct, gc=False):
     """Whether an endpoint ever told of `target_model` as a LoRA adapter."""
     cached: Mapping[Any, int] = {}
     """Endpoints that probably have a beginning of the prompt in their cache, and how many tokens of it."""
+    expected: Mapping[Any, int] = {}
+    """`cached`, with what the requests of others may have left there."""

@@ -66,6 +66,7 @@ def _restored_pool(config: PoolConfig, told: PoolState | None, *, own: bool) -> 
     endpoints = {e.address: _restored(e, config.metrics.max_age_s) for e in told.endpoints}
     pool = Pool(config.name, (endpoints if own else _configured(config, endpoints)).values())
     pool.mean_output, pool.adapters = told.mean_output, set(told.adapters)
+    pool.others.share, pool.others.found = told.share, told.found
     for each in told.endpoints:  # as compared then: a new pool compares anew
         endpoints[each.address].token_s = each.speed.compared_token_s
         endpoints[each.address].slowness = each.speed.slowness
@@ -105,3 +106,4 @@ def _restore_speed(endpoint: Endpoint, speed: SpeedState, backlog: BacklogState)
     step_time.iteration_s, step_time.prefill_rate = speed.iteration_s, speed.prefill_rate
     step_time.mean_output = speed.mean_output
     endpoint.backlog.tokens, endpoint.backlog.rate, endpoint.backlog.at = backlog.tokens, backlog.rate, NOW
+    endpoint.backlog.others = backlog.others

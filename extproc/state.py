@@ -38,6 +38,7 @@ class BacklogState(Struct, frozen=True, kw_only=True):
 
     tokens: float = 0.0
     rate: float = 0.0
+    others: float = 0.0
 
 
 class SpeedState(Struct, frozen=True, kw_only=True):
@@ -97,6 +98,10 @@ class PoolState(Struct, frozen=True, kw_only=True):
     name: str
     tiers: list[TierState] = []
     mean_output: float = 0.0
+    share: float = 1.0
+    """Of the requests there, ours."""
+    found: float = 0.0
+    """Of our prompts, what was in a cache from us."""
     adapters: list[str] = []
     endpoints: list[EndpointState] = []
 
@@ -180,6 +185,8 @@ def _pool(pool: Pool, tiers: Tiers | None, now: float) -> PoolState:
         name=pool.name,
         tiers=_tiers(tiers, now) if tiers else [],
         mean_output=pool.mean_output,
+        share=pool.others.share,
+        found=pool.others.found,
         adapters=sorted(pool.adapters),
         endpoints=[_endpoint(endpoint, tiers, now) for endpoint in pool.endpoints],
     )
@@ -208,7 +215,7 @@ def _endpoint(endpoint: Endpoint, tiers: Tiers | None, now: float) -> EndpointSt
         tokens_in_flight=endpoint.tokens_in_flight,
         loras_in_flight=dict(endpoint.loras_in_flight),
         allowance=endpoint.allowance,
-        backlog=BacklogState(tokens=backlog.left(now), rate=backlog.rate),
+        backlog=BacklogState(tokens=backlog.left(now), rate=backlog.rate, others=backlog.others),
         speed=_speed(endpoint),
         ready=not health.is_set_aside(now),
         health=HealthState(

@@ -18,6 +18,10 @@ class Work(Struct, eq=False, gc=False):
     prompt_tokens: int = 0
     new_tokens: int = 0
     """Of the prompt, those that are probably in no cache there and must be computed."""
+    found_tokens: int = 0
+    """Of the prompt, those that an endpoint had from us, any endpoint; without those that many had."""
+    findable_tokens: int = 0
+    """Of the prompt, all but those that many endpoints had from us."""
     output_tokens: float = 0.0
     """Expected length of the answer; 0: unknown."""
     adapter: str | None = None
@@ -32,7 +36,7 @@ class Work(Struct, eq=False, gc=False):
 class Backlog:
     """Prompts that an endpoint may not have computed yet, oldest first."""
 
-    __slots__ = ("_lingering", "_tokens", "_works", "at", "rate", "tokens")
+    __slots__ = ("_lingering", "_tokens", "_works", "at", "others", "rate", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0.0
@@ -40,6 +44,8 @@ class Backlog:
         self.at = 0.0
         self.rate = 0.0
         """Prompt tokens a second that the endpoint computes; 0: unknown."""
+        self.others = 0.0
+        """Prompt tokens more, of requests that are not ours, as many as a request finds there on average."""
         self._works: dict[Work, None] = {}
         self._tokens = 0
         """Of all works here."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.benchmark.statistics import Mean, Ratio, mean, paired_ratio, t_975
+from extproc.benchmark.statistics import Mean, Ratio, mean, paired_ratio, ratio_of_means, t_975
 
 POSITIVE = st.floats(min_value=1e-3, max_value=1e3)
 
@@ -108,3 +108,28 @@ def test_a_figure_is_reached_when_its_whole_interval_is(
 ) -> None:
     ratio = Ratio(0.55, 0.5, 0.6, 10)
     assert (ratio.at_most(reach), ratio.at_least(reach)) == (at_most, at_least)
+
+
+def test_a_ratio_of_means_takes_gains_and_losses() -> None:
+    # the mean of -1, 5 and 5 is 3; residuals -4, 2 and 2, whose standard deviation is the root of 12
+    margin = 4.3027 * 12**0.5 / 3**0.5 / 4
+    found = ratio_of_means([-1.0, 5.0, 5.0], [4.0, 4.0, 4.0])
+    assert found == Ratio(0.75, pytest.approx(0.75 - margin), pytest.approx(0.75 + margin), 3)
+
+
+def test_a_ratio_of_means_needs_a_mean_below_that_is_surely_above_0() -> None:
+    assert ratio_of_means([1.0, 1.0, 1.0], [0.0, 4.0, 8.0]) is None
+
+
+@pytest.mark.parametrize(
+    ("theirs", "found"),
+    [([4.0], Ratio(0.5, None, None, 1)), ([0.0], None), ([-4.0], None)],
+)
+def test_a_ratio_of_means_of_one_pair_has_no_interval(theirs: list[float], found: Ratio | None) -> None:
+    assert ratio_of_means([2.0], theirs) == found
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [([], []), ([1.0], [1.0, 2.0])])
+def test_a_ratio_of_means_needs_pairs(ours: list[float], theirs: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"cannot pair {len(ours)} values with {len(theirs)}"):
+        ratio_of_means(ours, theirs)

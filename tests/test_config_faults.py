@@ -330,7 +330,7 @@ TIERS_AND_PROFILES = [
     ),
     (
         tiers(rest="spill: {x: 1}"),
-        "$.pools[0].spill.x: unknown key; allowed: wait_s, tpot_s, waiting, kv_usage, in_flight, hold_s",
+        "$.pools[0].spill.x: unknown key; allowed: wait_s, ttft_s, tpot_s, waiting, kv_usage, in_flight, hold_s",
     ),
     (
         tiers(rest="spill: {wait_s: 0, hold_s: -1}"),

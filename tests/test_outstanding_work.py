@@ -39,7 +39,7 @@ CAPACITY = 160_000
 def asked(
     tokens: int = 1000, cached: Mapping[Endpoint, int] | None = None, **fields: Any
 ) -> InferenceRequest:
-    return request(prompt=Prompt(tokens), cached=cached or {}, **fields)
+    return request(prompt=Prompt(tokens), cached=cached or {}, expected=cached or {}, **fields)
 
 
 def asked_adapter(name: str = "m") -> InferenceRequest:
@@ -179,7 +179,9 @@ def test_it_is_waited_for_until_answers_have_freed_what_is_missing() -> None:
 
 def test_a_prompt_many_times_the_whole_cache_is_waited_for_in_proportion() -> None:
     tiny = known(kv_cache_usage=KV_ROOM, block_size=16, num_gpu_blocks=4)
-    assert kv_wait_s(tiny, 100_000) == pytest.approx(100_000 / (KV_ROOM * 64) * UNKNOWN_OUTPUT * UNKNOWN_STEP_S)
+    assert kv_wait_s(tiny, 100_000) == pytest.approx(
+        100_000 / (KV_ROOM * 64) * UNKNOWN_OUTPUT * UNKNOWN_STEP_S
+    )
 
 
 def test_the_shorter_its_answers_the_sooner_memory_is_free() -> None:

@@ -70,6 +70,8 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
                 "name": "p",
                 "tiers": [],
                 "mean_output": 0.0,
+                "share": 1.0,
+                "found": 0.0,
                 "adapters": [],
                 "endpoints": [
                     {
@@ -86,7 +88,7 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
                         "tokens_in_flight": 0.0,
                         "loras_in_flight": {},
                         "allowance": 1,
-                        "backlog": {"tokens": 0.0, "rate": 0.0},
+                        "backlog": {"tokens": 0.0, "rate": 0.0, "others": 0.0},
                         "speed": UNMEASURED,
                         "ready": True,
                         "health": {"failures": 0, "set_aside_for_s": 0.0, "cause": None},
@@ -124,7 +126,7 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
                         "tokens_in_flight": 0.0,
                         "loras_in_flight": {},
                         "allowance": 64,
-                        "backlog": {"tokens": 0.0, "rate": 0.0},
+                        "backlog": {"tokens": 0.0, "rate": 0.0, "others": 0.0},
                         "speed": UNMEASURED,
                         "ready": False,
                         "health": {"failures": 3, "set_aside_for_s": 4.75, "cause": "unreachable"},

@@ -1,10 +1,11 @@
-"""What others do: the load balancing of Envoy and of the Go endpoint picker, and a bound that nobody reaches."""
+"""What others do: the load balancing of a Kubernetes Service, of Envoy and of the Go endpoint picker."""
 
 from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from itertools import chain
+from collections.abc import Hashable
+from itertools import chain, count
 
 from extproc.benchmark.simulation import World
 from extproc.benchmark.workload import BLOCK_TOKENS, Call
@@ -91,67 +92,78 @@ class PowerOfTwo(LeastRequest):
 
 
 class GoPicker(Blind):
-    """The Go endpoint picker with its default configuration, re-created from its source.
+    """The Go endpoint picker (llm-d-router) with its default configuration, re-created from its source.
 
     queue-scorer 2, kv-cache-utilization-scorer 2, prefix-cache-scorer 3; max-score picker, ties drawn; metrics read
-    every 50 ms; nothing counted by itself.  Prefix cache: approximate, blocks of 64 tokens, an LRU of hashes for each
-    pod, sized after the first pod's KV cache (autoTune), filled when a request is sent.
+    every 50 ms; nothing counted by itself.  Prefix cache: approximate, hashes of blocks of 64 tokens and of what is
+    left at the end, an LRU of them for each pod, filled when a request is sent.
     """
 
     scrape_interval_s: float | None = 0.05
     BLOCK_TOKENS = 64
+    """minBlockSizeTokens, as the engines' own 16 are fewer."""
     MAX_BLOCKS = 2048
+    """maxPrefixTokensToMatch, 131,072, in blocks."""
 
     def start(self, world: World) -> None:
         super().start(world)
-        first = world.workload.replicas[0].engine
-        self._capacity = first.num_blocks * first.block_size // self.BLOCK_TOKENS
         self._waiting = [0] * self.size
         self._kv_usage = [0.0] * self.size
-        self._caches: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(self.size)]
+        self._caches: list[OrderedDict[Hashable, None]] = [OrderedDict() for _ in range(self.size)]
+        # autoTune: as many hashes as the pod has KV blocks, though a hash stands for four of them
+        self._capacities = [replica.engine.num_blocks for replica in world.workload.replicas]
+        self._unlike = count()
 
     def scraped(self, replica: int, page: EngineMetrics, now: float) -> None:
         self._waiting[replica] = page.waiting
         self._kv_usage[replica] = page.kv_cache_usage
 
     def choose(self, call: int, now: float) -> int:
-        hashes = self._hashes(self.world.call(call))
-        least, most = min(self._waiting), max(self._waiting)
-        span = most - least
-        scores = [
-            2 * ((most - waiting) / span if span else 1.0) + 2 * (1 - kv)
-            for waiting, kv in zip(self._waiting, self._kv_usage, strict=True)
-        ]
-        if hashes:
-            for replica, cache in enumerate(self._caches):
-                scores[replica] += 3 * self._matched(hashes, cache) / len(hashes)
+        hashes = self.hashes(self.world.call(call))
+        scores = self.scores(hashes)
         best = max(scores)
         replica = self.rng.choice([i for i, score in enumerate(scores) if score == best])
-        self._insert(hashes, self._caches[replica])
+        self._insert(hashes, replica)
         return replica
 
-    def _hashes(self, call: Call) -> list[int]:
-        """One for each 64 tokens of the prompt; what is like nothing else needs none, as it never matches."""
+    def scores(self, hashes: list[Hashable]) -> list[float]:
+        """Of each replica, for a prompt of *hashes*."""
+        least, most = min(self._waiting), max(self._waiting)
+        span = most - least
+        return [
+            2 * ((most - waiting) / span if span else 1.0) + 2 * (1 - kv) + 3 * matched / len(hashes)
+            for waiting, kv, matched in zip(self._waiting, self._kv_usage, self._matched(hashes), strict=True)
+        ]
+
+    def hashes(self, call: Call) -> list[Hashable]:
+        """One for each 64 tokens of the prompt and one for the rest; a block that is like nothing else has a new one.
+
+        A content's integer stands for all before it too, so the last of each 64 tokens will do.
+        """
         step = self.BLOCK_TOKENS // BLOCK_TOKENS
-        blocks = min(call.prompt_tokens // self.BLOCK_TOKENS, self.MAX_BLOCKS)
-        known = list(chain.from_iterable(call.blocks))[step - 1 : blocks * step : step]
-        # the denominator is the whole prompt's blocks
-        return known + [-1 - i for i in range(blocks - len(known))]
+        contents = list(chain.from_iterable(call.blocks))[: call.prompt_tokens // BLOCK_TOKENS]
+        known = contents[step - 1 :: step]
+        if len(contents) % step and len(contents) * BLOCK_TOKENS == call.prompt_tokens:
+            known.append(contents[-1])
+        blocks = min(-(-call.prompt_tokens // self.BLOCK_TOKENS), self.MAX_BLOCKS)
+        hashes: list[Hashable] = [(call.lora, content) for content in known[:blocks]]
+        return hashes + [next(self._unlike) for _ in range(blocks - len(hashes))]
 
-    def _matched(self, hashes: list[int], cache: OrderedDict[int, None]) -> int:
-        count = 0
+    def _matched(self, hashes: list[Hashable]) -> list[int]:
+        """Blocks that each replica got before; counted up to the first that nobody got."""
+        counts = [0] * self.size
         for block in hashes:
-            if block not in cache:
+            holders = [replica for replica, cache in enumerate(self._caches) if block in cache]
+            if not holders:
                 break
-            count += 1
-        return count
+            for replica in holders:
+                counts[replica] += 1
+        return counts
 
-    def _insert(self, hashes: list[int], cache: OrderedDict[int, None]) -> None:
+    def _insert(self, hashes: list[Hashable], replica: int) -> None:
+        cache = self._caches[replica]
         for block in hashes:
-            if block >= 0:
-                cache[block] = None
-                cache.move_to_end(block)
-            else:
-                cache[self.rng.getrandbits(62) | 1 << 62] = None
-        while len(cache) > self._capacity:
+            cache[block] = None
+            cache.move_to_end(block)
+        while len(cache) > self._capacities[replica]:
             cache.popitem(last=False)

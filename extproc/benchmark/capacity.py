@@ -14,10 +14,14 @@ MAX_STEPS = 24
 """Steps to either side before the search is given up: a factor of 200."""
 
 
+class NoCapacity(Exception):
+    """No rate is low enough, or none too high."""
+
+
 def seek(goodput_at: Callable[[float], float], start: float) -> float:
     """The capacity in calls a second; *goodput_at* a rate is the share of good calls.
 
-    Raises ValueError where no rate is low enough, or none too high.
+    Raises NoCapacity.
     """
     low, high = _bracket(goodput_at, start)
     while high / low > 1 + PRECISION:
@@ -38,4 +42,4 @@ def _bracket(goodput_at: Callable[[float], float], start: float) -> tuple[float,
         if (goodput_at(beside) >= GOOD_SHARE) is not well:
             return (rate, beside) if well else (beside, rate)
         rate = beside
-    raise ValueError(f"no capacity between {min(start, rate):g} and {max(start, rate):g} calls a second")
+    raise NoCapacity(f"no capacity between {min(start, rate):g} and {max(start, rate):g} calls a second")

@@ -21,7 +21,11 @@ DEFAULT_OUTPUT = Path("bench-routing")
     "--seeds", type=click.IntRange(1, 1000), help="Seeds of each run.  [default: 10; with --full 20]"
 )
 @click.option(
-    "--load", "loads", type=float, multiple=True, help="Share of least-request's capacity; repeatable."
+    "--load",
+    "loads",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Share of least-request's capacity; repeatable.",
 )
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), help="Calls a second, instead of --load."
@@ -69,14 +73,16 @@ def bench(**options: Any) -> None:
     except MissingExtra as error:
         raise click.ClickException(str(error)) from None
     from extproc.benchmark import program
+    from extproc.benchmark.runner import RunError
 
     if options.pop("listing"):
         click.echo(program.listing())
         return
     try:
-        options_ = program.Options(**options)
-        sys.exit(program.run(options_))
+        sys.exit(program.run(program.Options(**options)))
     except program.UsageError as error:
         raise click.UsageError(str(error)) from None
+    except RunError as error:
+        raise click.ClickException(f"{error}; try --rate, or a longer --duration") from None
     except KeyboardInterrupt:
         raise click.Abort from None

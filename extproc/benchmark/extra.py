@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-NEEDED = ("numpy", "matplotlib")
+NEEDED = ("numpy", "matplotlib", "PIL")
 
 
 class MissingExtra(Exception):

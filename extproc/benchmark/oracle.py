@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 from extproc.benchmark.baselines import Blind
 from extproc.benchmark.workload import Call
 from extproc.sim.engine import Engine
@@ -27,7 +25,7 @@ class Oracle(Blind):
 
 
 def _cost(engine: Engine, call: Call) -> float:
-    """Seconds of waiting, summed over all that wait."""
+    """Seconds of waiting, times the requests that wait, times how long a step takes them: slow replicas cost more."""
     config, scheduler = engine.config, engine.scheduler
     queue = [*scheduler.waiting, *scheduler.deferred]
     ahead = sum(
@@ -65,7 +63,7 @@ def _memory_wait_s(engine: Engine, tokens: int, step_s: float) -> float:
 def _slot_wait_s(engine: Engine, step_s: float) -> float:
     """Until the first adapter in use has no request left."""
     last: dict[str, int] = {}
-    for sequence in chain(engine.scheduler.running.values()):
+    for sequence in engine.scheduler.running.values():
         lora = sequence.request.lora
         if lora is not None:
             last[lora] = max(last.get(lora, 0), _to_come(sequence))

@@ -18,7 +18,7 @@ from extproc.holding import Lobby
 from extproc.pool import Pool
 from extproc.request import CHECKPOINTS, InferenceRequest, Prompt
 from extproc.router import Decision
-from extproc.scheduling.profile import DEFAULT, Profile, default_profile
+from extproc.scheduling.profile import Profile, default_profile
 from extproc.vllm import EngineMetrics
 
 POOL, MODEL = "pool", "model"
@@ -28,7 +28,7 @@ ESTIMATE_ERROR = 0.1
 
 
 class Extproc:
-    """One or several routers without shared state; each sees its share of the calls, and its own scrapes."""
+    """One or several routers without shared state; each sees its share of the calls, and every scrape."""
 
     def __init__(
         self,
@@ -68,25 +68,24 @@ class Extproc:
             ModelConfig(_model_name(name, priority), POOL, priority=priority, targets=[TargetConfig(name)])
             for name, priority in sorted(names)
         ]
-        profiles = [] if self._profile.name == DEFAULT else [self._profile]
-        return Config([pool], models=models, profiles=profiles)
+        return Config([pool], models=models, profiles=[self._profile])
 
     def arrived(self, call: int, now: float) -> None:
         number = self._rng.randrange(len(self._fleets)) if len(self._fleets) > 1 else 0
         router = self._fleets[number].router
         assert router is not None
-        self._router_of[call] = number
         try:
             outcome = self._lobbies[number].offer(router, self._request(call), call, now, self._rng)
         except Rejected:
             self._world.refuse(call, now)
             return
         if isinstance(outcome, Decision):
-            self._send(call, outcome, now)
+            self._send(call, number, outcome, now)
         else:
             self._wake()
 
-    def _send(self, call: int, decision: Decision, now: float) -> None:
+    def _send(self, call: int, number: int, decision: Decision, now: float) -> None:
+        self._router_of[call] = number
         self._flights[call] = Flight(decision.pool, decision.endpoint, _SILENT, decision.work, now)
         self._world.send(call, self._replica_of[decision.endpoint.address], now)
 
@@ -120,7 +119,7 @@ class Extproc:
         for ticket, outcome in lobby.pump(now, self._rng):
             call = ticket.content.holder
             if isinstance(outcome, Decision):
-                self._send(call, outcome, now)
+                self._send(call, number, outcome, now)
             else:
                 self._world.refuse(call, now)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -19,6 +21,7 @@ from extproc.benchmark.policies import OWN, POLICIES, OwnConfig
 from extproc.benchmark.report import print_report, write
 from extproc.benchmark.report.groups import groups
 from extproc.benchmark.results import LEAST_REQUEST, Report, WorkloadNote
+from extproc.benchmark.runner import Results, Specs
 from extproc.benchmark.runner import run as run_matrix
 from extproc.benchmark.trace_file import TraceError
 from extproc.benchmark.traces import trace_workload
@@ -31,6 +34,7 @@ from extproc.errors import ConfigError
 from extproc.sim.engine_config import EngineConfig
 from extproc.sim.profiles import PROFILES
 
+T = TypeVar("T")
 TRACE = "trace"
 
 
@@ -59,6 +63,12 @@ class Options(Struct, frozen=True, kw_only=True):
     output: Path = Path("bench-routing")
 
 
+FLAGS = {"duration_s": "--duration", "jitter_s": "--jitter", "loads": "--load", "policies": "--policy"}
+"""Of options whose names are other."""
+UNTOLD = ("workloads", "processes", "output", "strict")
+"""Options that do not change what comes out, but for the first, which have no flag."""
+
+
 def listing() -> str:
     """The workloads and policies, a line each."""
     lines = ["workloads:"]
@@ -68,11 +78,29 @@ def listing() -> str:
 
 
 def run(options: Options) -> int:
-    """Run, print, write; 0, or with `strict` 1 where a figure is missed.  Raises UsageError."""
+    """Run, print, write; 0, or with `strict` 1 where a figure is missed.  Raises UsageError, RunError."""
     specs = _specs(options)
     matrix = _matrix(options, specs)
+    _make_directory(options.output)
     console = Console()
     begun = time.perf_counter()
+    results = _simulate(matrix, specs, options.processes, console)
+    report = _report(options, matrix, specs, results, time.perf_counter() - begun)
+    print_report(report, console)
+    for path in write(report, options.output):
+        console.print(f"wrote {path}", style="dim")
+    return 1 if options.strict and any(verdict.holds is False for verdict in report.verdicts) else 0
+
+
+def _make_directory(path: Path) -> None:
+    """Before the first run: minutes later would be a pity."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {path}: {error.strerror}") from None
+
+
+def _simulate(matrix: Matrix, specs: Specs, processes: int | None, console: Console) -> Results:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -81,12 +109,15 @@ def run(options: Options) -> int:
         console=console,
     ) as progress:
         task = progress.add_task("simulating")
-        results = run_matrix(
+        return run_matrix(
             matrix,
             specs,
             lambda done, total: progress.update(task, completed=done, total=total),
-            options.processes,
+            processes,
         )
+
+
+def _report(options: Options, matrix: Matrix, specs: Specs, results: Results, wall_s: float) -> Report:
     report = Report(
         version=__version__,
         made_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -97,16 +128,12 @@ def run(options: Options) -> int:
         capacities=tuple(results.capacities),
         series=tuple(results.series),
         simulated_s=results.simulated_s,
-        wall_s=time.perf_counter() - begun,
+        wall_s=wall_s,
     )
-    report = replace(report, verdicts=tuple(verdicts(groups(report), report.capacities)))
-    print_report(report, console)
-    for path in write(report, options.output):
-        console.print(f"wrote {path}", style="dim")
-    return 1 if options.strict and any(verdict.holds is False for verdict in report.verdicts) else 0
+    return replace(report, verdicts=tuple(verdicts(groups(report), report.capacities)))
 
 
-def _specs(options: Options) -> Mapping[str, WorkloadSpec]:
+def _specs(options: Options) -> Specs:
     if options.trace is None:
         return WORKLOADS
     if options.gpu not in PROFILES:
@@ -120,8 +147,8 @@ def _specs(options: Options) -> Mapping[str, WorkloadSpec]:
     return {**WORKLOADS, TRACE: replace(spec, name=TRACE)}
 
 
-def _matrix(options: Options, specs: Mapping[str, WorkloadSpec]) -> Matrix:
-    names = options.workloads + ((TRACE,) if options.trace else ())
+def _matrix(options: Options, specs: Specs) -> Matrix:
+    names = _once((*options.workloads, TRACE) if options.trace else options.workloads)
     base = FULL if options.full else QUICK
     seeds = options.seeds or base.seeds
     if not names:
@@ -156,9 +183,11 @@ def _case(name: str, options: Options, spec: WorkloadSpec, base: Matrix) -> Case
     if spec.closed and not options.loads:
         case = replace(case, loads=(spec.rate,))
     if options.loads:
-        case = replace(case, loads=options.loads, rate=None)
+        case = replace(case, loads=_once(options.loads), rate=None)
     if options.rate:
         case = replace(case, loads=(options.rate,) if spec.closed else (1.0,), rate=options.rate)
+    if spec.closed and any(load < 1 for load in case.loads):
+        raise UsageError(f"the load of {name} is its clients, and so 1 or more")
     own = _own(options.config) if options.config else None
     policies = _policies(options) or case.policies
     if own is not None and OWN not in policies:
@@ -166,7 +195,7 @@ def _case(name: str, options: Options, spec: WorkloadSpec, base: Matrix) -> Case
     return replace(
         case,
         policies=policies,
-        routers=options.routers or case.routers,
+        routers=_once(options.routers) or case.routers,
         duration_s=options.duration_s or case.duration_s,
         own=own,
         series=True,
@@ -178,7 +207,7 @@ def _policies(options: Options) -> tuple[str, ...]:
     for name in options.policies:
         if name not in known:
             raise UsageError(f"policy {name!r} is not known; allowed: {', '.join(known)}")
-    return options.policies
+    return _once(options.policies)
 
 
 def _own(path: Path) -> OwnConfig:
@@ -191,11 +220,26 @@ def _own(path: Path) -> OwnConfig:
 
 
 def _command(options: Options) -> str:
-    if options.workloads or options.trace:
-        return "extproc bench " + " ".join(
-            [*options.workloads, *(["--trace", str(options.trace)] if options.trace else [])]
-        )
-    return "make bench-routing" + (" FULL=1" if options.full else "")
+    """What makes the same figures again."""
+    words = list(options.workloads)
+    for name, default in asdict(Options()).items():
+        value = getattr(options, name)
+        flag = FLAGS.get(name, f"--{name}")
+        if name in UNTOLD or value == default:
+            continue
+        if value is True:
+            words.append(flag)
+        else:
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [flag, str(each)]
+    if words in ([], ["--full"]):
+        return "make bench-routing" + (" FULL=1" if words else "")
+    return shlex.join(("extproc", "bench", *words))
+
+
+def _once(values: Iterable[T]) -> tuple[T, ...]:
+    """Without those that were given twice."""
+    return tuple(dict.fromkeys(values))
 
 
 def _note(spec: WorkloadSpec) -> WorkloadNote:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from extproc.benchmark.capacity import seek
+from extproc.benchmark.capacity import NoCapacity, seek
 from extproc.benchmark.matrix import Case, Matrix, Search
 from extproc.benchmark.measures import goodput, measure, ttft_quantiles
 from extproc.benchmark.outcome import Run
@@ -21,12 +21,17 @@ from extproc.benchmark.simulation import simulate
 from extproc.benchmark.workload import Workload
 from extproc.benchmark.workloads.spec import WorkloadSpec
 
+A = TypeVar("A")
 T = TypeVar("T")
 SERIES_POINTS = 300
-"""Of KV usage over time: as many as a plot is wide."""
+"""Of KV usage over time, at most: as many as a plot is wide."""
 SERIES_POLICIES = (OURS, LEAST_REQUEST)
 
 Specs = Mapping[str, WorkloadSpec]
+
+
+class RunError(Exception):
+    """A run says nothing; the text says which one, and why."""
 
 
 class _Runs(Struct, frozen=True):
@@ -59,7 +64,10 @@ class Results(Struct):
 def run(
     matrix: Matrix, specs: Specs, progress: Callable[[int, int], None], processes: int | None = None
 ) -> Results:
-    """Everything in *matrix*; *progress* is told of how many of how many parts are done."""
+    """Everything in *matrix*; *progress* is told of how many of how many parts are done.
+
+    Raises RunError.
+    """
     context = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
     with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as pool:
         seeks = [
@@ -91,9 +99,6 @@ class _Counter:
     def one(self) -> None:
         self._done += 1
         self._progress(self._done, self._total)
-
-
-A = TypeVar("A")
 
 
 def _map(
@@ -148,7 +153,10 @@ def _capacity(item: _Seek) -> tuple[_Seek, float]:
         workload = item.spec.make(item.seed, rate, duration_s)
         return goodput(simulate(workload, make(item.policy, item.seed)).outcomes)
 
-    return item, seek(goodput_at, item.spec.rate)
+    try:
+        return item, seek(goodput_at, item.spec.rate)
+    except NoCapacity as error:
+        raise RunError(f"{item.spec.name} under {item.policy}, seed {item.seed}: {error}") from None
 
 
 def _cells(item: _Runs) -> Results:
@@ -166,7 +174,10 @@ def _cells(item: _Runs) -> Results:
 
 
 def _cell(item: _Runs, workload: Workload, policy: str, routers: int, run: Run) -> Cell:
-    measures = measure(run)
+    try:
+        measures = measure(run)
+    except ValueError as error:
+        raise RunError(f"{item.spec.name} under {policy}, seed {item.seed}: {error}") from None
     return Cell(
         workload=item.case.workload,
         load=item.load,
@@ -181,7 +192,7 @@ def _cell(item: _Runs, workload: Workload, policy: str, routers: int, run: Run) 
 
 
 def _series(item: _Runs, policy: str, run: Run) -> Series:
-    points = run.kv_usage[:: max(1, len(run.kv_usage) // SERIES_POINTS)]
+    points = run.kv_usage[:: max(1, math.ceil(len(run.kv_usage) / SERIES_POINTS))]
     return Series(
         workload=item.case.workload,
         load=item.load,

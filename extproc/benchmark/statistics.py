@@ -86,6 +86,26 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     return Ratio(math.exp(logs.value), math.exp(logs.low), math.exp(logs.high), logs.n)
 
 
+def ratio_of_means(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | None:
+    """Ratio of two means over the same seeds, in the same order, of values that may be 0 or below, such as gains; with
+    Student's t on the residuals, as for the ratio estimator of sampling theory.
+
+    None where the mean of *theirs* is not surely above 0: there is nothing to have a share of.
+    Raises ValueError where there are no pairs or the lengths differ.
+    """
+    if not ours or len(ours) != len(theirs):
+        raise ValueError(f"cannot pair {len(ours)} values with {len(theirs)}")
+    below = mean(theirs)
+    if (below.value if below.low is None else below.low) <= 0:
+        return None
+    value = fmean(ours) / below.value
+    residuals = mean([a - value * b for a, b in zip(ours, theirs, strict=True)])
+    if residuals.half_width is None:
+        return Ratio(value, None, None, 1)
+    margin = residuals.half_width / below.value
+    return Ratio(value, value - margin, value + margin, len(ours))
+
+
 def t_975(freedom: int) -> float:
     """0.975 quantile of Student's t, to four digits.  Beyond the table by its expansion at infinity (Abramowitz and
     Stegun, 26.7.5).  Raises ValueError below one degree of freedom."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -35,7 +36,7 @@ def trace_workload(path: Path, replicas: tuple[Replica, ...], *, jitter_s: float
         description=f"{len(calls)} calls of {path.name}"
         + (f", {left_out} left out: over {longest} tokens" if left_out else ""),
         replicas=replicas,
-        calls=lambda key, rate, run_s: _replay(calls, duration_s, jitter_s, key, rate, run_s),
+        calls=partial(_replay, calls, duration_s, jitter_s),  # unlike a lambda, it goes to other processes
         rate=len(calls) / duration_s,
         duration_s=duration_s,
         warmup_s=0.0,

@@ -8,8 +8,10 @@ from extproc.benchmark.measures import Measures
 from extproc.benchmark.policies import GO_PICKER, RANDOM, ROUND_ROBIN, TIERED
 from extproc.benchmark.report.groups import Group, capacity_ratio
 from extproc.benchmark.results import LEAST_REQUEST, ORACLE, OURS, Capacity, Verdict
-from extproc.benchmark.statistics import Ratio, paired_ratio
+from extproc.benchmark.statistics import Ratio, ratio_of_means
 
+BETTER_OF_TWO = "the better of the two"
+"""Of least-request and the Go picker, whose mean over the seeds is lower."""
 Getter = Callable[[Measures], float]
 
 
@@ -38,8 +40,8 @@ LATENCY_REACH = (
     ("azure-conv", MEAN, LEAST_REQUEST, 0.90),
     ("azure-conv", MEAN, GO_PICKER, 0.75),
     ("azure-code", MEAN, LEAST_REQUEST, 0.90),
-    ("lora", P99, "the better of the two", 0.80),
-    ("mixed-gpus", P99, "the better of the two", 0.80),
+    ("lora", P99, BETTER_OF_TWO, 0.80),
+    ("mixed-gpus", P99, BETTER_OF_TWO, 0.80),
 )
 """Workload, figure, against whom, and at most how many times theirs; at every load that was run."""
 CAPACITY_REACH = (
@@ -78,7 +80,7 @@ def verdicts(groups: Sequence[Group], capacities: Sequence[Capacity]) -> Iterato
 
 def _latency(group: Group, what: str, rival: str, reach: float) -> Iterator[Verdict]:
     get = GETTERS[what]
-    name = _better(group, get) if rival.startswith("the better") else rival
+    name = _better(group, get) if rival == BETTER_OF_TWO else rival
     ratio = group.ratio(OURS, name, get) if name in group.cells else None
     if ratio is not None:
         bound = group.ratio(ORACLE, name, get) if ORACLE in group.cells else None
@@ -89,7 +91,7 @@ def _latency(group: Group, what: str, rival: str, reach: float) -> Iterator[Verd
 
 
 def _better(group: Group, get: Getter) -> str:
-    """Of least-request and the Go picker, whose mean over the seeds is lower."""
+    """BETTER_OF_TWO; least-request where there is neither."""
     present = [name for name in (LEAST_REQUEST, GO_PICKER) if name in group.cells]
     return min(present, key=lambda name: group.mean(name, get).value, default=LEAST_REQUEST)
 
@@ -107,10 +109,8 @@ def _not_worse(group: Group) -> Iterator[Verdict]:
             ratios.append((ratio, f"{what} against {rival}"))
     if ratios:
         ratio, note = max(ratios, key=lambda pair: pair[0].low if pair[0].low is not None else pair[0].value)
-        worse = ratio.low is not None and ratio.low > 1
-        yield _verdict(
-            f"{group.label}: {NEVER_WORSE}", "≤ 1 (interval)", ratio, not worse, f"the worst: {note}"
-        )
+        holds = None if ratio.low is None else ratio.low <= 1
+        yield _verdict(f"{group.label}: {NEVER_WORSE}", "≤ 1 (interval)", ratio, holds, f"the worst: {note}")
 
 
 def _tiered(group: Group) -> Iterator[Verdict]:
@@ -125,7 +125,7 @@ def _tiered(group: Group) -> Iterator[Verdict]:
 
 
 def _kept(group: Group, alone: Sequence[Group]) -> Iterator[Verdict]:
-    """Of what one router gains over least-request, the share that several keep."""
+    """Of what one router gains over least-request, the share that several keep; none where it gains nothing."""
     one = next(
         (g for g in alone if (g.workload, g.load, g.closed) == (group.workload, group.load, group.closed)),
         None,
@@ -137,9 +137,10 @@ def _kept(group: Group, alone: Sequence[Group]) -> Iterator[Verdict]:
         single = {cell.seed: get(cell.measures) for cell in one.cells[OURS]}
         several = {cell.seed: get(cell.measures) for cell in group.cells[OURS]}
         seeds = sorted(rival.keys() & single.keys() & several.keys())
-        gains = [(rival[seed] - several[seed], rival[seed] - single[seed]) for seed in seeds]
-        if gains and min(min(pair) for pair in gains) > 0:
-            ratio = paired_ratio([several for several, _ in gains], [single for _, single in gains])
+        gain = [rival[seed] - single[seed] for seed in seeds]
+        kept = [rival[seed] - several[seed] for seed in seeds]
+        ratio = ratio_of_means(kept, gain) if seeds else None
+        if ratio is not None:
             yield _verdict(
                 f"{group.label}: share kept of the gain in {what}",
                 f"≥ {KEPT_REACH:.2f}",

@@ -52,4 +52,4 @@ class Workload(Struct, frozen=True, kw_only=True):
     """Calls sent before are served and not measured: caches and queues are empty at first."""
     concurrency: int | None = None
     """None: open loop, calls come when they come.  Else closed: so many clients, each sending the next call when its
-    last one ended; `duration_s` and `at_s` then do not count."""
+    last one ended; `duration_s` then does not count."""

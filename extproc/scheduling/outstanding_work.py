@@ -87,7 +87,7 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
         told: list[Cost] | None = None,
     ) -> list[float]:
         """Seconds of waiting, summed over all that wait, beside *endpoints*; *told* gets what they are made of."""
-        total, cached = max(request.prompt.tokens, LEAST_TOKENS), request.cached
+        total, cached = max(request.prompt.tokens, LEAST_TOKENS), request.expected
         adapter = request.target_model if request.is_adapter else None
         known = known_loads(endpoints, now)
         loads: Sequence[float] = fill_loads(known, endpoints, now) if None in known else known  # type: ignore[assignment]
@@ -99,17 +99,18 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
                 new = max(total - hit, LEAST_TOKENS)
             backlog = endpoint.backlog
             ahead = backlog.tokens - (now - backlog.at) * backlog.rate
-            wait_s = (new + ahead if ahead > 0.0 else new) * endpoint.token_s
+            ahead = ahead + backlog.others if ahead > 0.0 else backlog.others
+            wait_s = (new + ahead) * endpoint.token_s
             kv_s = lora_s = 0.0
             if endpoint.kv_usage > KV_WATCHED and endpoint.fresh_until > now:
-                kv_s = kv_wait_s(endpoint, new + max(ahead, 0.0))
+                kv_s = kv_wait_s(endpoint, new + ahead)
                 wait_s += kv_s
             if adapter is not None and endpoint.max_loras:
                 lora_s = _slot_wait_s(endpoint, adapter, now)
                 wait_s += lora_s
             costs.append(wait_s * (load + 1.0) * endpoint.slowness)
             if told is not None:
-                token_s, slowness, ahead = endpoint.token_s, endpoint.slowness, max(ahead, 0.0)
+                token_s, slowness = endpoint.token_s, endpoint.slowness
                 told.append(Cost(new, ahead, token_s, kv_s, lora_s, load + 1.0, slowness, costs[-1]))
         if loads is not known:
             costs = _fill_up(costs, known)
