@@ -17,8 +17,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 
 from .endpoint import Endpoint
+from .rendezvous import rendezvous
 from .request import CHECKPOINTS, Prompt
-from .scheduling.affinity import rendezvous
 from .traffic import DOUBT
 from .work import Work
 
@@ -115,6 +115,6 @@ def _spread(cached: Iterable[int], endpoints: int, more: float) -> int:
     ordered = sorted(cached, reverse=True)
     best = 0.0
     for index, tokens in enumerate(ordered):
-        if index + 1 == len(ordered) or ordered[index + 1] < tokens:  # the last that has as much
+        if index + 1 == len(ordered) or ordered[index + 1] < tokens:  # the last of those that have as much
             best = max(best, tokens * (1.0 - (1.0 - (index + 1) / endpoints) ** more))
     return int(best)

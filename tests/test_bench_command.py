@@ -88,7 +88,7 @@ def test_a_gpu_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) 
 
 def test_a_directory_that_cannot_be_made_is_told_before_the_first_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    result = run("agents", "--output", str(tmp_path / "file" / "below"))
+    result = run("agents", "--rate", "8", *SHORT, "--output", str(tmp_path / "file" / "below"))
     assert result.exit_code == 2
     assert result.output.splitlines()[-1] == f"Error: --output {tmp_path / 'file' / 'below'}: Not a directory"
 

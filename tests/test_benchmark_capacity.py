@@ -41,7 +41,7 @@ def test_a_smooth_curve_is_cut_at_the_share_of_good_calls() -> None:
 
 
 def test_exactly_the_share_is_enough() -> None:
-    assert seek(Curve(lambda rate: GOOD_SHARE if rate <= 8 else 0.0), 8.0) >= 8 / (1 + PRECISION)
+    assert seek(Curve(lambda rate: GOOD_SHARE if rate <= 8 else 0.0), 7.0) >= 8 / (1 + PRECISION)
 
 
 def test_the_answer_was_tried_and_served_well() -> None:

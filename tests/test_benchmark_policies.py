@@ -13,7 +13,7 @@ from bench_worlds import begun, call, choices, replica, workload
 
 from extproc.benchmark.baselines import Blind, LeastRequest, PowerOfTwo, Random, RoundRobin
 from extproc.benchmark.oracle import Oracle
-from extproc.benchmark.ours import Extproc
+from extproc.benchmark.ours import POOL, Extproc
 from extproc.benchmark.outcome import Outcome
 from extproc.benchmark.policies import (
     LATE_BINDING,
@@ -30,6 +30,7 @@ from extproc.benchmark.simulation import World, simulate
 from extproc.benchmark.workload import Workload
 from extproc.benchmark.workloads import WORKLOADS
 from extproc.config import load_file
+from extproc.config.schema import PoolConfig, QueueConfig
 from extproc.endpoint import Endpoint
 from extproc.request import InferenceRequest
 from extproc.scheduling.outstanding_work import OutstandingWorkScorer
@@ -166,6 +167,33 @@ def test_one_router_sees_what_it_sent() -> None:
 
 def test_several_routers_share_nothing() -> None:
     assert {len(set(spread(2, seed))) for seed in range(20)} == {1, 2}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_answer_that_ended_no_longer_counts(seed: int) -> None:
+    calls = call(1.01, prompt=2000, output=90), call(1.02, output=5), call(20.02, prompt=2000)
+    run = simulate(
+        workload(*calls, replicas=[replica()] * 2, duration_s=40.0), Extproc(seed, scrape_interval_s=1.0)
+    )
+    where = {outcome.call: outcome.replica for outcome in run.outcomes}
+    assert where[2] == where[1] != where[0]
+
+
+def test_with_late_binding_an_answers_end_calls_up_the_next_at_once() -> None:
+    calls = [call(1.0 + 0.5 * number, output=5) for number in range(6)]
+    pool = PoolConfig(POOL, [], queue=QueueConfig(timeout_s=30.0))
+    policy = Extproc(1, scrape_interval_s=1.0, pool=pool)
+    run = simulate(workload(*calls, replicas=[replica(max_num_seqs=1)], duration_s=100.0), policy)
+    # the page of 2.0 tells of a queue, so that only one waits there from then on; answers take 5 s
+    assert [outcome.sent_s + outcome.queued_s for outcome in run.outcomes] == [
+        1.0,
+        1.5,
+        2.0,
+        11.0,
+        16.0,
+        21.0,
+    ]
+    assert [outcome.finished_s for outcome in run.outcomes] == [6.0, 11.0, 16.0, 21.0, 26.0, 31.0]
 
 
 def queued_s(outcomes: list[Outcome]) -> list[float]:

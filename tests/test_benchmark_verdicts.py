@@ -264,5 +264,5 @@ def test_where_one_router_gains_nothing_there_is_no_share_to_keep() -> None:
 
 
 def test_what_several_routers_do_is_no_figure_of_one() -> None:
-    runs = cells("agents", {OURS: made(0.1)}, routers=4)
+    runs = cells("azure-conv", {OURS: made(0.1), LEAST_REQUEST: made(1.0)}, routers=4)
     assert judged(runs) == []

@@ -170,7 +170,17 @@ def test_a_state_without_default_pool_or_models() -> None:
     assert of.router is not None
     state = told(of.router, NOW)
     assert state["default_pool"] is None
-    assert state["pools"] == [{"name": "p", "tiers": [], "mean_output": 0.0, "adapters": [], "endpoints": []}]
+    assert state["pools"] == [
+        {
+            "name": "p",
+            "tiers": [],
+            "mean_output": 0.0,
+            "share": 1.0,
+            "found": 0.0,
+            "adapters": [],
+            "endpoints": [],
+        }
+    ]
     assert state["models"] == []
 
 

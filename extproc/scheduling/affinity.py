@@ -11,10 +11,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
-import xxhash
 from msgspec import Meta
 
 from ..endpoint import Endpoint
+from ..rendezvous import rendezvous
 from ..request import CHECKPOINTS, InferenceRequest
 from .plugin import Plugin, Weight
 
@@ -123,15 +123,6 @@ def _prefer_home(key: bytes, endpoints: Sequence[Endpoint], load_bound: float) -
     scores = [0.0] * len(endpoints)
     scores[home] = 1.0
     return scores
-
-
-def rendezvous(key: bytes, endpoints: Sequence[Endpoint]) -> list[int]:
-    """A rank of each endpoint for *key*, the highest first: the same on every router, whoever else is there.
-
-    Multiplicative hashing: of a key's products with odd salts, modulo 2^64, each is as likely the highest.
-    """
-    factor = xxhash.xxh3_64_intdigest(key) | 1
-    return [factor * endpoint.salt & 0xFFFF_FFFF_FFFF_FFFF for endpoint in endpoints]
 
 
 def _most_in_flight(endpoints: Sequence[Endpoint], load_bound: float) -> int:

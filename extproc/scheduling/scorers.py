@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..endpoint import Endpoint
+from ..rendezvous import rendezvous
 from ..request import InferenceRequest
-from .affinity import PrefixAffinityScorer, PrefixHashScorer, SessionAffinityScorer, rendezvous
+from .affinity import PrefixAffinityScorer, PrefixHashScorer, SessionAffinityScorer
 from .outstanding_work import OutstandingWorkScorer
 from .plugin import Plugin, Weight, estimated_loads, fill_unknown, prefer_low
 
