@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from prompts import beginnings, prompt
 
 from extproc.endpoint import Endpoint
+from extproc.rendezvous import rendezvous
 from extproc.request import CHECKPOINTS, NO_PROMPT, Prompt
 from extproc.scheduling.affinity import (
     PrefixAffinityScorer,
     PrefixHashScorer,
     SessionAffinityScorer,
-    rendezvous,
 )
 from extproc.scheduling.plugin import Plugin
 from extproc.scheduling.scorers import LoraAffinityScorer

@@ -30,8 +30,8 @@ class Case(Struct, frozen=True, kw_only=True):
     """Numbers of routers besides one, with our policy."""
     duration_s: float | None = None
     """Of simulated time; None: the workload's own."""
-    rate: float | None = None
-    """Calls a second at load 1; None: least-request's capacity, as found."""
+    given: bool = False
+    """The loads are calls a second, whatever the capacity."""
     own: OwnConfig | None = None
     """What the policy OWN is."""
     series: bool = False
@@ -82,12 +82,16 @@ QUICK = Matrix(
         Case(workload="mixed-gpus", series=True),
         Case(workload="servegen"),
         Case(
-            workload="tidal", loads=(1.0,), rate=7.5, policies=(OURS, TIERED, LEAST_REQUEST), duration_s=1200
+            workload="tidal",
+            loads=(7.5,),
+            given=True,
+            policies=(OURS, TIERED, LEAST_REQUEST),
+            duration_s=1200,
         ),
         Case(
             workload="priorities",
-            loads=(1.0,),
-            rate=45.0,
+            loads=(45.0,),
+            given=True,
             policies=(OURS, LATE_BINDING, LEAST_REQUEST),
             duration_s=120,
         ),
@@ -103,11 +107,11 @@ FULL = Matrix(
     cases=tuple(
         Case(
             workload=case.workload,
-            loads=case.loads if case.closed or case.rate else (0.5, 0.6, 0.8, 0.95),
+            loads=case.loads if case.closed or case.given else (0.5, 0.6, 0.8, 0.95),
             closed=case.closed,
             policies=tuple(dict.fromkeys((*case.policies, *MAIN, RANDOM))),
-            routers=() if case.closed or case.rate else (2, 4),
-            rate=case.rate,
+            routers=() if case.closed or case.given else (2, 4),
+            given=case.given,
             series=case.series,
         )
         for case in QUICK.cases

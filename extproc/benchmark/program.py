@@ -171,7 +171,7 @@ def _matrix(options: Options, specs: Specs) -> Matrix:
             duration_s=options.duration_s,
         )
         for case in cases
-        if not case.closed and case.rate is None
+        if not case.closed and not case.given
     )
     return Matrix(seeds=seeds, searches=searches, cases=cases)
 
@@ -183,9 +183,9 @@ def _case(name: str, options: Options, spec: WorkloadSpec, base: Matrix) -> Case
     if spec.closed and not options.loads:
         case = replace(case, loads=(spec.rate,))
     if options.loads:
-        case = replace(case, loads=_once(options.loads), rate=None)
+        case = replace(case, loads=_once(options.loads), given=False)
     if options.rate:
-        case = replace(case, loads=(options.rate,) if spec.closed else (1.0,), rate=options.rate)
+        case = replace(case, loads=(options.rate,), given=not spec.closed)
     if spec.closed and any(load < 1 for load in case.loads):
         raise UsageError(f"the load of {name} is its clients, and so 1 or more")
     own = _own(options.config) if options.config else None
@@ -195,7 +195,7 @@ def _case(name: str, options: Options, spec: WorkloadSpec, base: Matrix) -> Case
     return replace(
         case,
         policies=policies,
-        routers=_once(options.routers) or case.routers,
+        routers=_once(options.routers) or (() if options.policies else case.routers),
         duration_s=options.duration_s or case.duration_s,
         own=own,
         series=True,

@@ -40,6 +40,8 @@ class Cell(Struct, frozen=True, kw_only=True):
     load: float
     """Of an open loop: the rate as a share of the capacity under full least-request.  Of a closed one: the clients."""
     closed: bool = False
+    given: bool = False
+    """The load is a rate in calls a second, which was given and not derived from a capacity."""
     policy: str
     routers: int = 1
     """Router replicas, without shared state."""

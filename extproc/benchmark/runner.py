@@ -131,7 +131,7 @@ def _collect(found: Iterable[tuple[_Seek, float]]) -> list[Capacity]:
 def _runs(matrix: Matrix, specs: Specs, capacities: list[Capacity]) -> Iterator[_Runs]:
     for case in matrix.cases:
         spec = specs[case.workload]
-        full = case.rate or _least_request_capacity(case.workload, capacities, spec)
+        full = 1.0 if case.given else _least_request_capacity(case.workload, capacities, spec)
         for load in case.loads:
             rate = load if case.closed else load * full
             for seed in range(1, matrix.seeds + 1):
@@ -182,6 +182,7 @@ def _cell(item: _Runs, workload: Workload, policy: str, routers: int, run: Run) 
         workload=item.case.workload,
         load=item.load,
         closed=item.case.closed,
+        given=item.case.given,
         policy=policy,
         routers=routers,
         seed=item.seed,

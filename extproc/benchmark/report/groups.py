@@ -26,6 +26,8 @@ class Group(Struct, frozen=True):
     @property
     def load_label(self) -> str:
         load = f"{self.load:g} clients" if self.closed else f"{100 * self.load:.0f} % of capacity"
+        if any(cell.given for cells in self.cells.values() for cell in cells):
+            load = f"{self.load:g} calls/s"
         return load if self.routers == 1 else f"{load}, {self.routers} routers"
 
     @property

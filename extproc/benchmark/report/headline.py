@@ -101,4 +101,8 @@ def _telling(figures: list[tuple[float, str]]) -> Telling | None:
 
 
 def _place(group: Group) -> str:
-    return group.workload if group.closed else f"{group.workload} at {100 * group.load:.0f} %"
+    return (
+        group.workload
+        if group.closed
+        else f"{group.workload} at {group.load_label.removesuffix(' of capacity')}"
+    )
