@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
-from fleets import NOW, fleet, metrics, request
+from counters import page
+from fleets import NOW, fleet, request
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 from prompts import prompt
 
 from extproc.benchmark.ours import Extproc
@@ -23,18 +23,8 @@ from extproc.request import CHECKPOINTS, Prompt
 from extproc.restoring import parse, restore
 from extproc.scheduling.outstanding_work import OutstandingWorkScorer
 from extproc.state import describe
-from extproc.traffic import DOUBT, FADE_S, Traffic
-from extproc.vllm import EngineMetrics
+from extproc.traffic import DOUBT, FADE_S
 from extproc.work import Work
-
-EMPTY = replace(metrics(), requests_finished_total=0.0, prompt_tokens_total=0.0, prefix_cache_hits_total=0.0)
-
-
-def page(finished: float, tokens: float = 0.0, cached: float = 0.0) -> EngineMetrics:
-    """Counters since the engine's start."""
-    return replace(
-        EMPTY, requests_finished_total=finished, prompt_tokens_total=tokens, prefix_cache_hits_total=cached
-    )
 
 
 def servers(count: int) -> list[Endpoint]:
@@ -51,77 +41,6 @@ def others(share: float, found: float = 0.0) -> Others:
     made = Others()
     made.share, made.found = share, found
     return made
-
-
-# -- what the counters tell of an endpoint's traffic ---------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("ours", "finished", "share"),
-    [
-        (0, 0, 1.0),  # nothing known
-        (95, 95, 1.0),
-        (20, 95, 0.25),
-        (0, 95, 0.05),
-        (97, 95, 1.0),  # refused by the engine, which does not count them
-        (0, 1, 5 / 6),  # of few, one may just be counted late
-    ],
-)
-def test_the_share_is_ours_of_those_that_ended(ours: int, finished: int, share: float) -> None:
-    traffic = Traffic()
-    traffic.measure(page(0), page(finished), ours, 0.2)
-    assert traffic.share == pytest.approx(share)
-
-
-def test_ours_are_those_that_ended_since_the_last_scrape() -> None:
-    traffic = Traffic()
-    traffic.measure(page(0), page(100), 100, 0.0)
-    traffic.measure(page(100), page(200), 100, 0.0)
-    assert traffic.share == (100 + DOUBT) / (200 + DOUBT)
-
-
-def test_old_traffic_fades() -> None:
-    traffic = Traffic()
-    traffic.measure(page(0), page(1000), 0, 1.0)
-    traffic.measure(page(1000), page(1010), 10, 20 * FADE_S)
-    assert traffic.share == pytest.approx(1.0, abs=1e-4)
-
-
-def test_old_work_fades() -> None:
-    traffic = Traffic()
-    traffic.measure(page(0), page(0, tokens=1e9), 0, 1.0)
-    traffic.measure(page(0), page(0, tokens=100), 0, 20 * FADE_S)
-    assert traffic.busy(1e-4) == pytest.approx(100 * 1e-4 / (20 * FADE_S), rel=0.1)
-
-
-def test_an_endpoint_is_busy_with_the_prompt_tokens_that_it_computes() -> None:
-    traffic = Traffic()
-    assert traffic.busy(1e-4) == 0.0
-    traffic.measure(page(0), page(0, tokens=0, cached=4000), 0, 0.5)
-    assert traffic.busy(1e-4) == 0.0  # what is cached is counted first, the whole prompt later
-    traffic.measure(page(0, cached=4000), page(1, tokens=9000, cached=4000), 1, 0.5)
-    assert traffic.busy(1e-4) == pytest.approx(0.5, rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (metrics(), metrics()),  # an engine without these counters
-        (page(500, 9e6), page(3, 300)),  # restarted
-        (page(0), replace(page(9), prompt_tokens_total=None)),
-    ],
-)
-def test_counters_that_tell_nothing_change_nothing(before: EngineMetrics, after: EngineMetrics) -> None:
-    traffic = Traffic()
-    traffic.measure(before, after, 0, 1.0)
-    assert (traffic.share, traffic.busy(1e-4)) == (1.0, 0.0)
-
-
-def test_what_ended_while_the_counters_told_nothing_is_not_counted_later() -> None:
-    traffic = Traffic()
-    traffic.measure(page(500), page(3), 90, 0.0)
-    traffic.measure(page(3), page(98), 90, 0.0)
-    assert traffic.share == DOUBT / (95 + DOUBT)
 
 
 # -- prompts of others ahead ---------------------------------------------------------------------------------
