@@ -28,6 +28,8 @@ class Case(Struct, frozen=True, kw_only=True):
     policies: tuple[str, ...] = MAIN
     routers: tuple[int, ...] = ()
     """Numbers of routers besides one, with our policy."""
+    several_at: tuple[float, ...] = ()
+    """At which loads; empty: at all."""
     duration_s: float | None = None
     """Of simulated time; None: the workload's own."""
     given: bool = False
@@ -62,7 +64,8 @@ ONLY_LOAD = (LEAST_REQUEST,)
 QUICK = Matrix(
     seeds=10,
     searches=(
-        Search(workload="mooncake-conv", policies=(*COMPARED, ORACLE), seeds=10, duration_s=600),
+        Search(workload="mooncake-conv", policies=COMPARED, seeds=10, duration_s=600),
+        Search(workload="mooncake-conv", policies=(ORACLE,), seeds=4, duration_s=600),
         Search(workload="agents", policies=COMPARED, seeds=10, duration_s=240),
         Search(workload="azure-conv", policies=COMPARED, seeds=4, duration_s=180),
         Search(workload="azure-code", policies=ONLY_LOAD, seeds=6),
@@ -74,7 +77,7 @@ QUICK = Matrix(
         Case(
             workload="seed", loads=(60,), closed=True, policies=(*MAIN, RANDOM), duration_s=1160, series=True
         ),
-        Case(workload="azure-conv", loads=(0.6, 0.8, 0.95), routers=(2, 4)),
+        Case(workload="azure-conv", loads=(0.6, 0.8, 0.95), routers=(2, 4), several_at=(0.8,)),
         Case(workload="azure-code", loads=(0.5, 0.8)),
         Case(workload="mooncake-conv", routers=(2, 4), series=True),
         Case(workload="agents", routers=(2, 4)),
@@ -102,7 +105,8 @@ QUICK = Matrix(
 FULL = Matrix(
     seeds=20,
     searches=tuple(
-        Search(workload=search.workload, policies=(*MAIN, RANDOM), seeds=10) for search in QUICK.searches
+        Search(workload=workload, policies=(*MAIN, RANDOM), seeds=10)
+        for workload in dict.fromkeys(search.workload for search in QUICK.searches)
     ),
     cases=tuple(
         Case(

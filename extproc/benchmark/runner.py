@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from typing import TypeVar
@@ -23,6 +25,8 @@ from extproc.benchmark.workloads.spec import WorkloadSpec
 
 A = TypeVar("A")
 T = TypeVar("T")
+PARENT_WATCHED_S = 1.0
+"""How often a process looks whether the one that began it is still there."""
 SERIES_POINTS = 300
 """Of KV usage over time, at most: as many as a plot is wide."""
 SERIES_POLICIES = (OURS, LEAST_REQUEST)
@@ -69,7 +73,7 @@ def run(
     Raises RunError.
     """
     context = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as pool:
+    with ProcessPoolExecutor(processes or os.cpu_count(), context, _end_with, (os.getpid(),)) as pool:
         seeks = [
             _Seek(search, policy, seed, specs[search.workload])
             for search in matrix.searches
@@ -89,6 +93,17 @@ def run(
     cells = [cell for part in parts for cell in part.cells]
     series = [each for part in parts for each in part.series]
     return Results(cells, capacities, series, math.fsum(part.simulated_s for part in parts))
+
+
+def _end_with(parent: int) -> None:
+    """Have this process end soon after *parent* did, which may be killed and then tells nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_WATCHED_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
 class _Counter:
@@ -162,7 +177,9 @@ def _capacity(item: _Seek) -> tuple[_Seek, float]:
 def _cells(item: _Runs) -> Results:
     case = item.case
     workload = item.spec.make(item.seed, item.rate, case.duration_s)
-    wanted = [(policy, 1) for policy in case.policies] + [(OURS, routers) for routers in case.routers]
+    wanted = [(policy, 1) for policy in case.policies]
+    if item.load in (case.several_at or case.loads):
+        wanted += [(OURS, routers) for routers in case.routers]
     results = Results([], [], [], 0.0)
     for policy, routers in wanted:
         run = simulate(workload, make(policy, item.seed, routers, case.own))

@@ -27,6 +27,10 @@ def throughput(measures: Measures) -> float:
     return measures.output_tokens_per_s
 
 
+def refused(measures: Measures) -> float:
+    return measures.refused_share
+
+
 MEAN, P99 = "mean TTFT", "P99 TTFT"
 GETTERS: dict[str, Getter] = {MEAN: ttft_mean, P99: ttft_p99}
 
@@ -67,8 +71,10 @@ def verdicts(groups: Sequence[Group], capacities: Sequence[Capacity]) -> Iterato
     for workload, rival, reach in CAPACITY_REACH:
         ratio = capacity_ratio(capacities, workload, OURS, rival)
         if ratio is not None:
+            bound = capacity_ratio(capacities, workload, ORACLE, rival)
+            note = f"the oracle: {bound.value:.2f}" if bound else ""
             yield _verdict(
-                f"{workload}: capacity over {rival}'s", f"≥ {reach:.2f}", ratio, ratio.at_least(reach)
+                f"{workload}: capacity over {rival}'s", f"≥ {reach:.2f}", ratio, ratio.at_least(reach), note
             )
     for group in alone:
         yield from _not_worse(group)
@@ -97,12 +103,15 @@ def _better(group: Group, get: Getter) -> str:
 
 
 def _not_worse(group: Group) -> Iterator[Verdict]:
-    """One verdict a group, of its worst figure."""
+    """One verdict a group, of its worst figure.  Throughput counts where ours served all, as the others do."""
     simple = [name for name in (ROUND_ROBIN, LEAST_REQUEST) if name in group.cells]
     if OURS not in group.cells or not simple:
         return
+    figures = [(MEAN, ttft_mean, True), (P99, ttft_p99, True)]
+    if group.mean(OURS, refused).value == 0:
+        figures.append(("throughput", throughput, False))
     ratios = []
-    for what, get, low in ((MEAN, ttft_mean, True), (P99, ttft_p99, True), ("throughput", throughput, False)):
+    for what, get, low in figures:
         rival = (min if low else max)(simple, key=lambda name: group.mean(name, get).value)
         ratio = group.ratio(OURS, rival, get) if low else group.ratio(rival, OURS, get)
         if ratio is not None:
