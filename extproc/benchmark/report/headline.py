@@ -69,7 +69,7 @@ class Headline(Struct, frozen=True):
 
 
 def headline(report: Report) -> Headline:
-    compared = [group for group in groups(report) if group.routers == 1]
+    compared = [group for group in groups(report) if group.routers == 1 and _serves_all(group)]
     p99 = [(group.ratio(OURS, LEAST_REQUEST, TTFT_P99.get), group) for group in compared]
     means = [(group.ratio(OURS, GO_DEFAULT, TTFT_MEAN.get), group) for group in compared]
     capacities = [
@@ -81,6 +81,11 @@ def headline(report: Report) -> Headline:
         capacity=_telling([(ratio.value, name) for ratio, name in capacities if ratio]),
         mean_ttft=_telling([(ratio.value, _place(group)) for ratio, group in means if ratio]),
     )
+
+
+def _serves_all(group: Group) -> bool:
+    """Whether ours refuses nobody; the others refuse nobody ever, and refusing makes the rest quick."""
+    return OURS in group.cells and group.mean(OURS, lambda measures: measures.refused_share).value == 0
 
 
 def tally(report: Report) -> str:

@@ -22,6 +22,9 @@ TAIL_TICKS = (0.0, 0.5, 0.9, 0.99, 0.999)
 MAX_SAMPLES = 240
 """Of a line over time: more than that are not seen."""
 
+MOST_TIMES = 10.0
+"""Marks further out stand here: one policy that collapses would squeeze all the rest together."""
+
 
 class Panel(Struct, frozen=True):
     title: str
@@ -151,7 +154,14 @@ def _draw_summary(compared: list[Group], looks: dict[str, Style], axes: Axes) ->
                 _right_of(axes, place, times(ratio.value), looks[OURS])
             else:
                 look = looks[policy]
-                axes.plot(ratio.value, place, look.marker, color=look.colour, markersize=6, zorder=3)
+                axes.plot(
+                    min(ratio.value, MOST_TIMES),
+                    place,
+                    look.marker,
+                    color=look.colour,
+                    markersize=6,
+                    zorder=3,
+                )
     axes.axvline(1, color=looks[LEAST_REQUEST].colour, linewidth=2)
     axes.set_xscale("log")
     axes.margins(x=0.12)
@@ -162,7 +172,7 @@ def _draw_summary(compared: list[Group], looks: dict[str, Style], axes: Axes) ->
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.15, color=INK)
-    axes.set_xlabel("← sooner · later →")
+    axes.set_xlabel(f"← sooner · later →   (at {MOST_TIMES:g}×: that or more)")
     _mark_legend(axes, looks)
 
 
