@@ -52,10 +52,10 @@ def test_the_answer_was_tried_and_served_well() -> None:
 @pytest.mark.parametrize(
     ("capacity", "start", "looks"),
     [
-        pytest.param(10.5, 10.0, 6, id="a step up, then four halvings of 25 %"),
-        pytest.param(9.5, 10.0, 6, id="a step down"),
-        pytest.param(10.0 * STEP**4.5, 10.0, 10, id="five steps up"),
-        pytest.param(10.0 / STEP**4.5, 10.0, 10, id="five steps down"),
+        pytest.param(10.5, 10.0, 5, id="a step up, then three halvings of 25 %"),
+        pytest.param(9.5, 10.0, 5, id="a step down"),
+        pytest.param(10.0 * STEP**4.5, 10.0, 9, id="five steps up"),
+        pytest.param(10.0 / STEP**4.5, 10.0, 9, id="five steps down"),
     ],
 )
 def test_it_looks_at_few_rates_and_at_none_twice(capacity: float, start: float, looks: int) -> None:

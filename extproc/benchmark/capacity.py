@@ -8,7 +8,7 @@ GOOD_SHARE = 0.99
 """Of the calls that must be within the limits of `measures`."""
 STEP = 1.25
 """Between the rates that are tried until one is too high and the one below is not."""
-PRECISION = 0.02
+PRECISION = 0.03
 """The answer is within this share below the true value, if goodput falls with the rate."""
 MAX_STEPS = 24
 """Steps to either side before the search is given up: a factor of 200."""
