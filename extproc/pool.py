@@ -12,7 +12,7 @@ from .health import Failure
 from .others import Others, shared_tokens
 from .prefix_index import PrefixIndex
 from .request import InferenceRequest
-from .vllm import EngineMetrics
+from .vllm import EngineMetrics, fell
 from .work import Work
 
 MAX_SET_ASIDE_ANSWERING_RATIO = 0.5
@@ -213,13 +213,9 @@ def _written(metrics: EngineMetrics | None) -> float | None:
 
 def _began_anew(before: EngineMetrics, after: EngineMetrics) -> bool:
     """Whether a counter fell: the server was restarted, and its cache is empty."""
-    return _fell(before.prompt_tokens_total, after.prompt_tokens_total) or _fell(
+    return fell(before.prompt_tokens_total, after.prompt_tokens_total) or fell(
         before.requests_finished_total, after.requests_finished_total
     )
-
-
-def _fell(before: float | None, after: float | None) -> bool:
-    return before is not None and after is not None and after < before
 
 
 def _capacity_tokens(endpoint: Endpoint) -> int:

@@ -7,7 +7,7 @@ how many iterations it made and how many prompt tokens it computed; least square
 
 from __future__ import annotations
 
-from .vllm import EngineMetrics
+from .vllm import EngineMetrics, fell
 
 FORGET_S = 300.0
 """Busy seconds over which the fit fades: hardware changes slowly, and short memories take noise for a difference."""
@@ -74,7 +74,7 @@ class StepTime:
     def measure(self, before: EngineMetrics, after: EngineMetrics, elapsed_s: float) -> None:
         """Take in two readings of an engine's counters that are *elapsed_s* apart."""
         self._measure_answers(before, after)
-        if elapsed_s > MAX_GAP_S or _fell(before.iterations_total, after.iterations_total):
+        if elapsed_s > MAX_GAP_S or fell(before.iterations_total, after.iterations_total):
             self._window = [0.0, 0.0, 0.0]
             return
         if not (before.running and after.running):
@@ -131,11 +131,6 @@ class StepTime:
 def _grown(before: float | None, after: float | None) -> float:
     """By how much a counter grew; 0 where it is unknown or began anew."""
     return max(0.0, after - before) if before is not None and after is not None else 0.0
-
-
-def _fell(before: float | None, after: float | None) -> bool:
-    """Whether a counter began anew: the server was restarted."""
-    return before is not None and after is not None and after < before
 
 
 def _computed(metrics: EngineMetrics) -> float:

@@ -107,6 +107,11 @@ class EngineMetrics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Iterations of the engine since the server's start; None: unknown."""
 
 
+def fell(before: float | None, after: float | None) -> bool:
+    """Whether a counter began anew: the server was restarted."""
+    return before is not None and after is not None and after < before
+
+
 Lines = dict[str, list[bytes]]
 """What follows the name on each line that was looked for, by name: labels, value and the rest."""
 
