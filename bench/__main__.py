@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from . import cost, decision, idle, index_memory, lag, latency, memory
+from . import churn, cost, decision, idle, index_memory, lag, latency, memory
 from .figure import Figure
 
 SECTIONS = {
@@ -22,6 +22,7 @@ SECTIONS = {
     "latency": latency.measure,
     "lag": lag.measure,
     "idle": idle.measure,
+    "churn": churn.measure,
 }
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

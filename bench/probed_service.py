@@ -13,9 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from extproc import logs
+from extproc import config_file, logs
 from extproc.app import App, Options
-from extproc.config import load_file
 
 TICK_S = 0.001
 
@@ -40,7 +39,7 @@ class Probe:
 
 async def main() -> None:
     path = Path(sys.argv[1])
-    config, _ = load_file(path)
+    config, _ = config_file.load(path)
     options = Options(path, "127.0.0.1:0", "127.0.0.1:0", drain_delay_s=0, log_level="warning")
     app = App(options, config, "", logs.LineWriter(sys.stderr.fileno()))
     start = app.grpc.start

@@ -68,3 +68,22 @@ def hints(value: str | list[str] | None) -> frozenset[str] | None:
     items = [value] if isinstance(value, str) else value
     found = (hint(part) for item in items for part in item.split(","))
     return frozenset(address for address in found if address is not None)
+
+
+def common(one: frozenset[str] | None, other: frozenset[str]) -> frozenset[str]:
+    """What two hints allow both; an `ip` stands for all of its ports."""
+    if one is None:
+        return other
+    return frozenset(_within(one, other) | _within(other, one))
+
+
+def _within(some: frozenset[str], allowed: frozenset[str]) -> set[str]:
+    return {item for item in some if item in allowed or _ip_of(item) in allowed}
+
+
+def _ip_of(item: str) -> str:
+    """Of a normalised hint."""
+    try:
+        return split(item)[0]
+    except ValueError:
+        return item

@@ -15,8 +15,9 @@ from typing import Any
 import grpc
 from msgspec import Struct
 
-from . import __version__, logs, state, tls
-from .config import Config, load_file
+from . import __version__, config_file, logs, state, tls
+from .config import Config
+from .discovery import Discovery
 from .endpoint import Endpoint
 from .errors import ConfigError
 from .fleet import Fleet
@@ -34,6 +35,8 @@ from .telemetry import Telemetry
 LAG_INTERVAL_S = 0.1
 """Often enough to meet a stall of a fifth of a second, seldom enough to cost nothing."""
 HOUSEKEEPING_S = 1.0
+TARGETS_S = 0.05
+"""Pods that come within this time are taken up together: it is a quarter of the usual interval between scrapes."""
 READINESS_INTERVAL_S = 0.1
 REFUSAL_S = 2.0
 """After the drain: for the 503s to leave."""
@@ -53,6 +56,8 @@ class Options(Struct, frozen=True):
     tls_self_signed: bool = False
     drain_delay_s: float = 10.0
     drain_timeout_s: float = 600.0
+    kubeconfig: Path | None = None
+    """Absent: $KUBECONFIG, else the pod's service account, else ~/.kube/config."""
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """What the gRPC port shows; None for plain text.  Raises OSError."""
@@ -75,14 +80,28 @@ class App:
         self.telemetry = Telemetry(self.metrics, self.log)
         self.processor = ExternalProcessor(self.router, self.telemetry, self.clock, random.Random())
         self.grpc = GrpcServer(self.processor, options.credentials())
-        self.http = HttpServer(self.metrics.registry, self.not_ready, self.describe, self.explain)
+        self.discovery = Discovery(
+            options.kubeconfig,
+            self.fleet,
+            self.telemetry,
+            self.clock,
+            self._members_changed,
+            self._models_changed,
+        )
+        self.http = HttpServer(
+            self.metrics.registry, self.not_ready, self.discovery.notes, self.describe, self.explain
+        )
         listener = ScrapeListener(self.fleet, self.telemetry, self.clock, self.processor.dispatcher.poke)
         self.scraper = Scraper(listener, self._scrape_bug)
         self.watcher = ConfigWatcher(options.config, config_hash, self.apply, self.refuse)
         self.lister = ModelLister(self._listed_endpoints)
         self.config_hash = config_hash
+        self._file_config = config
+        """As the file has it, without what the cluster adds."""
         self._changed = asyncio.Event()
         self._draining = False
+        self._was_ready = False
+        self.discovery.follow(config)
         self._loaded()
 
     def router(self) -> Router:
@@ -93,6 +112,11 @@ class App:
     def not_ready(self) -> list[str]:
         """Why no request should come here; empty: ready."""
         reasons = ["shutting down"] if self._draining else []
+        if self._was_ready:
+            return (
+                reasons  # an endpoint that comes later, or one that is lost, is no reason to send nobody here
+            )
+        reasons += self.discovery.waiting()
         waiting = self.fleet.not_tried()
         if waiting:
             reasons.append(f"not scraped yet: {', '.join(waiting[:10])}{' …' * (len(waiting) > 10)}")
@@ -102,6 +126,7 @@ class App:
         """`/debug/state`."""
         return {
             **state.describe(self.router(), self.config_hash, self.clock()),
+            **self.discovery.describe(),
             "queues": state.queues(self.router(), self.processor.dispatcher.lobby, self.clock()),
             "version": __version__,
             "not_ready": self.not_ready(),
@@ -115,10 +140,30 @@ class App:
 
     def apply(self, config: Config, config_hash: str) -> None:
         """A reload: streams that began keep their router, new ones and those that are held get this one."""
-        self.processor.dispatcher.reload(self.fleet.apply(config, time.time()))
-        self.config_hash = config_hash
-        self._changed.set()
+        try:
+            self.discovery.follow(config)
+        except ConfigError as error:
+            self.refuse(error)
+            return
+        self._file_config, self.config_hash = config, config_hash
+        self._put_in_force(self.discovery.merged(config))
         self._loaded()
+
+    def _put_in_force(self, config: Config) -> None:
+        self.processor.dispatcher.reload(self.fleet.apply(config, time.time()))
+        self._changed.set()
+
+    def _members_changed(self) -> None:
+        """Pods came or went."""
+        self._changed.set()
+        self.processor.dispatcher.poke()
+
+    def _models_changed(self) -> None:
+        """The cluster has other models."""
+        merged = self.discovery.merged(self._file_config)
+        if merged != self.router().config:
+            self._put_in_force(merged)
+            self.log.info("models_changed", models=len(self.router().routes))
 
     def refuse(self, error: ConfigError) -> None:
         """A faulty file: the old config stays in force."""
@@ -147,6 +192,7 @@ class App:
             self.log.info("listening", grpc=f"{grpc_host}:{grpc_port}", http=f"{host}:{http_port}")
             await self._serve(stop)
         finally:
+            await self.discovery.close()
             await self.scraper.close()
             await self.http.stop()
             await self.grpc.stop(None)
@@ -190,6 +236,7 @@ class App:
         while not self._draining:
             if ready is bool(self.not_ready()):
                 ready = not ready
+                self._was_ready |= ready
                 await self.grpc.set_ready(ready and not self._draining)
                 self.log.info("ready" if ready else "not_ready", reasons=self.not_ready())
             await asyncio.sleep(READINESS_INTERVAL_S)
@@ -197,8 +244,9 @@ class App:
     async def _follow_targets(self) -> None:
         while True:
             self._changed.clear()
-            await self.scraper.update(scrape_targets(self.router().config))
+            await self.scraper.update(scrape_targets(self.fleet))
             await self._changed.wait()
+            await asyncio.sleep(TARGETS_S)
 
     async def _watch_lag(self) -> None:
         while True:
@@ -209,9 +257,7 @@ class App:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            now = self.clock()
-            for _, endpoint in self.fleet.endpoints():
-                endpoint.expire(now)
+            self.fleet.expire(self.clock())
             self.processor.dispatcher.poke()  # figures grow stale, too
 
     def _listed_endpoints(self) -> list[Endpoint]:
@@ -240,7 +286,7 @@ def _split(address: str) -> tuple[str, int]:
 def serve(options: Options) -> int:
     """Run the service; the exit status."""
     try:
-        config, text = load_file(options.config)
+        config, text = config_file.load(options.config)
     except ConfigError as error:
         for fault in error.faults:
             print(f"{options.config}: {fault}", file=sys.stderr)
@@ -248,6 +294,10 @@ def serve(options: Options) -> int:
     writer = logs.LineWriter(sys.stderr.fileno())
     try:
         asyncio.run(_run(options, config, digest(text), writer))
+    except ConfigError as error:
+        for fault in error.faults:
+            writer.line(f"{options.config}: {fault}")
+        return 1
     except (OSError, RuntimeError) as error:  # an address that is taken, a certificate that is not there
         writer.line(f"extproc: cannot serve: {error}")
         return 1

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from . import __version__
-from .config import load_file
+from . import __version__, config_file
 from .errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +54,7 @@ def cli() -> None:
 @_flag("--tls-self-signed", is_flag=True, help="Make a certificate at start.")
 @_flag("--drain-delay", "drain_delay_s", type=click.FloatRange(min=0), default=10.0, help="Seconds.")
 @_flag("--drain-timeout", "drain_timeout_s", type=click.FloatRange(min=0), default=600.0, help="Seconds.")
+@_flag("--kubeconfig", type=_FILE, help="Where no service account is; else $KUBECONFIG, ~/.kube/config.")
 def serve(**flags: Any) -> None:
     """Run the service."""
     if (flags["tls_cert"] is None) is not (flags["tls_key"] is None):
@@ -73,15 +73,15 @@ def serve(**flags: Any) -> None:
 def check(file: Path) -> None:
     """Validate a config FILE: exit 0, or 1 with one line a fault."""
     try:
-        config, _ = load_file(file)
+        config, _ = config_file.load(file)
     except ConfigError as error:
         for fault in error.faults:
             click.echo(f"{file}: {fault}", err=True)
         sys.exit(1)
-    endpoints = sum(len(pool.endpoints) for pool in config.pools)
-    click.echo(
-        f"{file}: valid; {len(config.pools)} pools, {endpoints} endpoints, {len(config.models)} models"
-    )
+    endpoints = sum(len(pool.members()) for pool in config.pools)
+    followed = sum(pool.kubernetes is not None for pool in config.pools)
+    pools = f"{len(config.pools)} pools" + (f" ({followed} of them in the cluster)" if followed else "")
+    click.echo(f"{file}: valid; {pools}, {endpoints} endpoints, {len(config.models)} models")
 
 
 def main() -> None:

@@ -61,12 +61,17 @@ class Endpoint:
         "tokens_in_flight",
         "traffic",
         "tried",
+        "uid",
         "waiting",
         "waiting_loras",
     )
 
-    def __init__(self, address: str, labels: Mapping[str, str] | None = None, max_age_s: float = 2.0) -> None:
+    def __init__(
+        self, address: str, labels: Mapping[str, str] | None = None, max_age_s: float = 2.0, uid: str = ""
+    ) -> None:
         self.address = address
+        self.uid = uid
+        """Of its pod; "" for a static one."""
         self.ip = addresses.split(address)[0]
         self.salt = xxhash.xxh3_64_intdigest(address.encode()) | 1
         """Its part in rendezvous hashing; odd."""

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 from time import perf_counter
 
-from . import intake, pin
+from . import address, intake, pin
 from .body import BodyReader, encode_name, splice
 from .budget import BodyBudget
 from .errors import Reason, Rejected
@@ -204,7 +204,7 @@ class Exchange:
         self, model: str | None, prompt: Prompt = NO_PROMPT
     ) -> Generator[Exchange | None, None, Decision]:
         self.model = model
-        request = InferenceRequest(self.headers, model, self._size, prompt, self.subset)
+        request = InferenceRequest(self.headers, model, self._size, prompt, self._allowed())
         begun = perf_counter()
         offered = self._lobby.offer(self.router, request, self, self._clock(), self._rng)
         self.decided_in_s = perf_counter() - begun
@@ -217,6 +217,14 @@ class Exchange:
             raise self.called
         assert self.called is not None
         return self.called
+
+    def _allowed(self) -> Subset:
+        """By a subset hint and, where it is trusted, the header of conformance tests."""
+        selection = address.hints(self.headers.get(pin.SELECTION) or None)
+        trusted = self.router.config.trusted_headers
+        if selection is None or pin.SELECTION not in map(str.lower, trusted):
+            return self.subset
+        return address.common(self.subset, selection)
 
     def _count(self, decision: Decision) -> None:
         now = self._clock()

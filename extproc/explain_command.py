@@ -12,10 +12,9 @@ import click
 import msgspec
 from rich.console import Console
 
-from . import intake
+from . import config_file, intake
 from .address import hints, normalise
 from .body import BodyReader
-from .config import load_file
 from .errors import ConfigError, Rejected
 from .explain_screen import show
 from .explaining import Question, cache, explain, synthetic_prefix, what_would_change
@@ -198,7 +197,7 @@ def _finished(turns: Generator[None, None, T]) -> T:
 
 def _read_config(file: Path) -> Any:
     try:
-        return load_file(file)[0]
+        return config_file.load(file)[0]
     except ConfigError as error:
         raise click.ClickException("\n".join(f"{file}: {fault}" for fault in error.faults)) from None
 

@@ -1,16 +1,25 @@
-"""All endpoints of all pools, across reloads: a new config gets a new router, but endpoints keep their state."""
+"""All endpoints of all pools, across reloads and as a cluster's pods come and go: endpoints keep their state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from weakref import WeakSet
 
 from . import address as addresses
-from .config.schema import Config, EndpointConfig, PoolConfig
+from .config.schema import Config, PoolConfig
 from .endpoint import Endpoint
 from .health import Failure
+from .member import Member
 from .pool import Pool
 from .router import Router
 from .vllm import EngineMetrics
+
+KEPT_S = 60.0
+"""A pod whose readiness flaps comes back within this time, and has its speed, its counts and its health still.  One
+that serves requests is kept for as long as they last."""
+
+_Key = tuple[str, str, str]
+"""(pool, address, uid)."""
 
 
 class Fleet:
@@ -18,8 +27,15 @@ class Fleet:
 
     def __init__(self) -> None:
         self.router: Router | None = None
-        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        self._discovered: dict[str, tuple[Member, ...]] = {}
+        """Of pools that a cluster tells of: what it last told; without an entry: nothing yet."""
+        self._endpoints: dict[_Key, Endpoint] = {}
+        self._departed: dict[_Key, tuple[Endpoint, float]] = {}
+        """Pods that went, and when."""
+        self._configs: dict[str, PoolConfig] = {}
         self._pools: dict[str, Pool] = {}
+        self._superseded: dict[str, WeakSet[Pool]] = {}
+        """Pools of routers before this one, while a stream that began with it is open."""
         self._by_address: dict[str, list[tuple[Pool, Endpoint]]] = {}
 
     def apply(self, config: Config, loaded_at: float = 0.0) -> Router:
@@ -27,28 +43,80 @@ class Fleet:
 
         Endpoints that it names again keep their counts, figures and health.
         """
-        endpoints: dict[tuple[str, str], Endpoint] = {}
+        endpoints: dict[_Key, Endpoint] = {}
         pools: dict[str, Pool] = {}
         for pool_config in config.pools:
-            members = [self._endpoint(pool_config, member) for member in pool_config.members()]
-            pools[pool_config.name] = Pool(pool_config.name, members, self._pools.get(pool_config.name))
-            endpoints.update({(pool_config.name, member.address): member for member in members})
-        self._endpoints = endpoints
-        self._pools = pools
-        self._by_address = {}
-        for pool in pools.values():
-            for endpoint in pool.endpoints:
-                self._by_address.setdefault(endpoint.address, []).append((pool, endpoint))
+            members = self._members(pool_config)
+            found = {_key(pool_config.name, each): self._endpoint(pool_config, each) for each in members}
+            before = self._pools.get(pool_config.name)
+            if before is not None:
+                self._superseded.setdefault(before.name, WeakSet()).add(before)
+            pools[pool_config.name] = Pool(pool_config.name, found.values(), before)
+            endpoints.update(found)
+        self._endpoints, self._pools = endpoints, pools
+        self._configs = {pool.name: pool for pool in config.pools}
+        self._discovered = {name: m for name, m in self._discovered.items() if self._follows(name)}
+        self._look_up()
         self.router = Router(config, pools, loaded_at)
         return self.router
 
-    def _endpoint(self, pool: PoolConfig, member: EndpointConfig) -> Endpoint:
-        address = addresses.normalise(member.address)
-        endpoint = self._endpoints.get((pool.name, address)) or Endpoint(address)
+    def replace_members(self, pool: str, members: Sequence[Member], now: float) -> None:
+        """The cluster tells that *pool* consists of *members*: in force at once, for streams that are open, too.
+
+        Told of a pool that the config in force does not have, or has in the file, it does nothing.
+        """
+        if not self._follows(pool):
+            return
+        self._discovered[pool] = tuple(members)
+        config = self._configs[pool]
+        endpoints = {_key(pool, member): self._endpoint(config, member) for member in members}
+        for key in [key for key in self._endpoints if key[0] == pool and key not in endpoints]:
+            self._departed[key] = (self._endpoints.pop(key), now)
+        self._endpoints.update(endpoints)
+        for key in endpoints:
+            self._departed.pop(key, None)
+        self._pools[pool].replace(endpoints.values())
+        for superseded in self._superseded.get(pool, ()):
+            superseded.retain(endpoints.values())
+        self._look_up()
+
+    def expire(self, now: float) -> None:
+        """Let go of what lingered long enough: answers that nobody saw the end of, pods that went."""
+        for _, endpoint in self.endpoints():
+            endpoint.expire(now)
+        for key, (endpoint, since) in list(self._departed.items()):
+            endpoint.expire(now)
+            if since + KEPT_S <= now and endpoint.in_flight == 0:
+                del self._departed[key]
+
+    def _follows(self, pool: str) -> bool:
+        config = self._configs.get(pool)
+        return config is not None and config.kubernetes is not None
+
+    def _members(self, pool: PoolConfig) -> Sequence[Member]:
+        if pool.kubernetes is not None:
+            return self._discovered.get(pool.name, ())
+        return [Member(addresses.normalise(each.address), each.labels) for each in pool.members()]
+
+    def _endpoint(self, pool: PoolConfig, member: Member) -> Endpoint:
+        key = _key(pool.name, member)
+        departed, _ = self._departed.get(key, (None, 0.0))
+        endpoint = self._endpoints.get(key) or departed or Endpoint(member.address, uid=member.uid)
         endpoint.configure(member.labels, pool.metrics.max_age_s)
         if pool.metrics.engine == "none":
             endpoint.tried = True  # there is nothing to wait for
         return endpoint
+
+    def _look_up(self) -> None:
+        self._by_address = {}
+        for pool in self._pools.values():
+            for endpoint in pool.endpoints:
+                self._by_address.setdefault(endpoint.address, []).append((pool, endpoint))
+
+    def pools(self) -> Iterator[tuple[PoolConfig, Pool]]:
+        """Every pool of the config in force."""
+        for name, config in self._configs.items():
+            yield config, self._pools[name]
 
     def endpoints(self) -> Iterator[tuple[Pool, Endpoint]]:
         """Every (pool, endpoint) of the config in force."""
@@ -82,3 +150,7 @@ class Fleet:
     def not_tried(self) -> list[str]:
         """Addresses that no scrape has reached or failed to reach yet; readiness waits for them."""
         return [endpoint.address for _, endpoint in self.endpoints() if not endpoint.tried]
+
+
+def _key(pool: str, member: Member) -> _Key:
+    return pool, member.address, member.uid

@@ -23,6 +23,7 @@ from .errors import Reason, Rejected
 from .pool import Pool
 from .request import Headers, InferenceRequest
 from .router import RETRY_AFTER_S, Decision, Draw, Router
+from .tiers import NOBODY, Tiers
 from .waiting_room import Ticket, WaitingRoom
 
 H = TypeVar("H")
@@ -41,13 +42,16 @@ class Lane(Struct, frozen=True):
     pool: Pool
     labels: tuple[tuple[str, str], ...]
     subset: frozenset[str] | None
-    excluded: frozenset[Endpoint]
+    tiers: Tiers | None
+    barred: frozenset[str]
+    """Tiers that must not serve them; by name, as pods come and go while a request waits."""
     waiting: int
     """From which queue length on an endpoint gets no more."""
 
     def endpoints(self, now: float) -> tuple[list[Endpoint], bool]:
         """(endpoints, healthy), as `Pool.candidates` has them."""
-        return self.pool.candidates(dict(self.labels), self.subset, now, self.excluded)
+        excluded = self.tiers.excluded(self.barred) if self.tiers else NOBODY
+        return self.pool.candidates(dict(self.labels), self.subset, now, excluded)
 
 
 class Held(Struct, Generic[H]):
@@ -197,7 +201,7 @@ class Lobby(Generic[H]):
 
 
 def _lane(draw: Draw, request: InferenceRequest, queue: QueueConfig) -> Lane:
-    return Lane(draw.pool, _labels(draw), request.subset, draw.excluded, queue.waiting)
+    return Lane(draw.pool, _labels(draw), request.subset, draw.tiers, draw.barred, queue.waiting)
 
 
 def _labels(draw: Draw) -> tuple[tuple[str, str], ...]:
@@ -237,6 +241,7 @@ def _place(
         lane, endpoints = replace(lane, labels=_labels(held.draw)), held.draw.endpoints
     free = with_room(endpoints, lane.waiting, now)
     if free:
+        held.draw = replace(held.draw, endpoints=endpoints, healthy=True)
         return _push(held.router, held.request, held.draw, free, now, rng)
     room.move(ticket, lane)
     return None

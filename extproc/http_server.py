@@ -26,12 +26,17 @@ class HttpServer:
         self,
         registry: CollectorRegistry,
         not_ready: Callable[[], list[str]],
+        notes: Callable[[], list[str]],
         state: Callable[[], dict[str, Any]],
         explain: Callable[[int, str | None], list[dict[str, Any]]],
     ) -> None:
-        """*explain* answers up to so many of the last decisions, of one request or of all; it is called in a thread."""
+        """*notes*: what is not as it should be though we are ready.
+
+        *explain* answers up to so many of the last decisions, of one request or of all; it is called in a thread.
+        """
         self._registry = registry
         self._not_ready = not_ready
+        self._notes = notes
         self._state = state
         self._explain = explain
         app = web.Application()
@@ -62,7 +67,8 @@ class HttpServer:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         reasons = self._not_ready()
-        return web.Response(text="\n".join(reasons or ["ok"]) + "\n", status=503 if reasons else 200)
+        lines = [*(reasons or ["ok"]), *self._notes()]
+        return web.Response(text="\n".join(lines) + "\n", status=503 if reasons else 200)
 
     async def _debug_state(self, request: web.Request) -> web.Response:
         state = self._state()  # here, so that nothing in it changes meanwhile

@@ -60,6 +60,9 @@ class Metrics:
         self.target_fallbacks: Counter = counter(
             "target_fallbacks", "Requests moved from a target without endpoints.", ["model", "pool"]
         )
+        self.mirrored: Counter = counter(
+            "mirrored_requests", "Requests of which Envoy was told to send a copy.", ["model", "mirror"]
+        )
         self.tier_requests: Counter = counter(
             "tier_requests", "Requests by the tier of their endpoint.", ["pool", "tier"]
         )

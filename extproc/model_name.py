@@ -8,6 +8,8 @@ MAX_BYTES = 256
 
 def is_usable(name: str) -> bool:
     """1..256 bytes of UTF-8 without control characters (C0, DEL and C1: none may stand in a header)."""
+    if name.isascii() and name.isprintable():  # all but the control characters, as nearly all names are
+        return 0 < len(name) <= MAX_BYTES
     try:
         size = len(name.encode())
     except UnicodeEncodeError:  # a lone surrogate

@@ -12,18 +12,21 @@ DESTINATION = "x-gateway-destination-endpoint"
 SUBSET = "x-gateway-destination-endpoint-subset"
 SERVED = "x-gateway-destination-endpoint-served"
 POOL = "x-extproc-pool"
+MIRROR = "x-extproc-mirror"
 MODEL_NAME = "x-gateway-model-name"
+SELECTION = "test-epp-endpoint-selection"
+"""By which conformance tests of gateways say where a request is to go; obeyed only where it is trusted."""
 ENVOY_LB = "envoy.lb"
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 NAMESPACE = "extproc"
 
 # Headers by which this router, its peers and the sidecars of model servers are steered.  A client that could set
 # one would pick its pod, pass as another tenant, or make a sidecar connect to an address of its choice.
-_CONTROL_PREFIXES = (DESTINATION, "x-extproc-", "x-llm-d-", "x-gateway-inference-", MODEL_NAME)
-_CONTROL_HEADERS = frozenset(
+CONTROL_PREFIXES = (DESTINATION, "x-extproc-", "x-llm-d-", "x-gateway-inference-", MODEL_NAME)
+CONTROL_HEADERS = frozenset(
     (
         "epp-profile",
-        "test-epp-endpoint-selection",
+        SELECTION,
         "x-data-parallel-host-port",
         "x-encoder-hosts-ports",
         "x-kv-cache-source-host-port",
@@ -37,7 +40,7 @@ _CONTROL_HEADERS = frozenset(
 @functools.lru_cache(maxsize=4096)  # the same dozens of names in every request; clients may send others
 def is_control_header(name: str) -> bool:
     """Whether *name* (lower case) is removed from what clients send."""
-    return name.startswith(_CONTROL_PREFIXES) or name in _CONTROL_HEADERS
+    return name.startswith(CONTROL_PREFIXES) or name in CONTROL_HEADERS
 
 
 def mutation(
@@ -51,6 +54,8 @@ def mutation(
     set_headers = [(DESTINATION, pin), (POOL, pool)]
     if decision.model is not None:
         set_headers.append((MODEL_NAME, decision.model))
+    if decision.mirror is not None:
+        set_headers.append((MIRROR, decision.mirror))
     if content_length is not None and "content-length" in headers:
         set_headers.append(("content-length", str(content_length)))
     return Mutation(
@@ -75,4 +80,6 @@ def _facts(decision: Decision) -> Mapping[str, str]:
         facts["model"] = decision.model
     if decision.target_model is not None:
         facts["target_model"] = decision.target_model
+    if decision.mirror is not None:
+        facts["mirror"] = decision.mirror
     return facts

@@ -64,6 +64,19 @@ class Pool:
         self.index.keep(self.endpoints)
         compare(self.endpoints)  # or a new one would count as fast as one of which nothing is known
 
+    def retain(self, endpoints: Collection[Endpoint]) -> None:
+        """Drop all members but *endpoints*, from what was selected by labels too.
+
+        For a pool that was taken over from: streams that began with it must not go to a pod that went since, whose
+        address may be another's by now.
+        """
+        self.endpoints = tuple(e for e in self.endpoints if e in endpoints)
+        self.by_address = {endpoint.address: endpoint for endpoint in self.endpoints}
+        self._selections = {
+            labels: tuple(e for e in selection if e in endpoints)
+            for labels, selection in self._selections.items()
+        }
+
     def select(self, labels: Labels) -> tuple[Endpoint, ...]:
         """The members that carry all of *labels*."""
         if not labels:

@@ -61,6 +61,7 @@ def _record(record: _Record, now: float) -> dict[str, Any]:
         "tier": decision.tier,
         "endpoint": decision.endpoint.address,
         "fallbacks": [endpoint.address for endpoint in decision.fallbacks],
+        "mirror": decision.mirror,
         "candidates": decision.candidates,
         "prompt_tokens": decision.work.prompt_tokens,
         "new_tokens": decision.work.new_tokens,

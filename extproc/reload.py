@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from .config import Config, parse_config
+from . import config_file
+from .config import Config
 from .config.load import read_file
 from .errors import ConfigError
 
@@ -54,7 +55,7 @@ class ConfigWatcher:
         if not self._saw(digest(text)):
             return
         try:
-            config = await asyncio.to_thread(parse_config, text)
+            config = await asyncio.to_thread(config_file.parse, text)
         except ConfigError as error:
             self._fail(error)
         else:

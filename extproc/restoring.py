@@ -74,6 +74,9 @@ def _restored_pool(config: PoolConfig, told: PoolState | None, *, own: bool) -> 
 
 
 def _configured(config: PoolConfig, known: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
+    """Those of *known* that *config* names, and those it names anew; a cluster's are what they were."""
+    if config.kubernetes is not None:
+        return dict(known)
     found = {}
     for member in config.members():
         address = addresses.normalise(member.address)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import canary
+from . import canary, mirror
 from .canary import Target
-from .config.schema import Config, ModelConfig, PoolConfig, QueueConfig
+from .config.schema import Config, PoolConfig, QueueConfig
 from .endpoint import Endpoint
 from .errors import Reason, Rejected
 from .model_name import MAX_BYTES, is_usable
 from .pool import Pool
 from .request import InferenceRequest
+from .routes import Objectives, Route, Routes, demands, reads_prompts, target_name
 from .scheduling.profile import DEFAULT, Choice, Profile
-from .tiers import NOBODY, Demand, Tiers
+from .tiers import NOBODY, Tiers
 from .work import Work
 
 NO_TIERS: frozenset[str] = frozenset()
@@ -47,6 +48,8 @@ class Decision(Struct, frozen=True):
     """A header asked for a profile that is not there."""
     tier: str | None = None
     """The endpoint's; None where the pool has no tiers."""
+    mirror: str | None = None
+    """Who gets a copy of the request."""
 
     @property
     def pin(self) -> str:
@@ -54,35 +57,29 @@ class Decision(Struct, frozen=True):
         return ",".join([self.endpoint.address, *(e.address for e in self.fallbacks)])
 
 
-class _Route(Struct, frozen=True):
-    """One listed model, resolved."""
-
-    model: ModelConfig
-    targets: tuple[Target, ...]
-    """Those with a share; one whose weight is 0 never serves."""
-    priority: int
-    sticky_header: str | None
-    barred_tiers: frozenset[str]
-
-
 class Draw(Struct, frozen=True):
     """A request's target, and who could serve it."""
 
-    route: _Route | None
-    """None: the model is not listed."""
+    route: Route | None
+    """None: the config has nothing to say of its model."""
     pool: Pool
     target: Target
     endpoints: list[Endpoint]
     healthy: bool
     """Or else all of them are set aside."""
-    excluded: frozenset[Endpoint]
-    """Members that must not serve it."""
+    tiers: Tiers | None
+    """The pool's, if it has some."""
+    barred: frozenset[str]
+    """Tiers that must not serve it."""
     fell_back: bool
     """Another target was drawn first, and had no ready endpoint."""
+    priority: int
+    """> 0 is never refused for load alone, < 0 is shed first."""
 
     @property
-    def priority(self) -> int:
-        return self.route.priority if self.route else 0
+    def excluded(self) -> frozenset[Endpoint]:
+        """Members that must not serve it."""
+        return self.tiers.excluded(self.barred) if self.tiers else NOBODY
 
 
 class Router:
@@ -93,19 +90,20 @@ class Router:
         self.loaded_at = loaded_at
         """When the config was put in force, in seconds since the epoch."""
         self.pools = pools
-        self.routes = {model.name: _resolve(model) for model in config.models}
-        self.sticky_headers = frozenset(r.sticky_header for r in self.routes.values() if r.sticky_header)
-        """Headers that decide a target; they go on to the model server."""
+        self.routes = Routes(config)
+        self._objectives = Objectives(config)
+        self.sticky_headers = frozenset[str]().union(*(model.sticky_headers for model in config.models))
+        """Headers that decide a target or a mirror; they go on to the model server."""
         self._pool_configs = {pool.name: pool for pool in config.pools}
         names = [DEFAULT, *(profile.name for profile in config.profiles)]
         self._profiles = {name: config.profile(name) for name in names}
         self.tiers = {
-            pool.name: Tiers(pools[pool.name], pool.tiers, pool.spill, _demands(config, pool.name))
+            pool.name: Tiers(pools[pool.name], pool.tiers, pool.spill, demands(config, pool.name))
             for pool in config.pools
             if pool.tiers
         }
         """Of the pools that have some."""
-        self.reads_prompts = any(_reads_prompts(config, pool, self._profiles) for pool in config.pools)
+        self.reads_prompts = any(reads_prompts(config, pool, self._profiles) for pool in config.pools)
         """Whether a request's prompt matters to anybody."""
         self._default_pool = config.default_pool_name
         self._select_targets()
@@ -121,7 +119,7 @@ class Router:
             pool = self._default(request.model)
             targets: Sequence[Target] = (Target(request.model or ""),)
         else:
-            pool, targets = self.pools[route.model.pool], route.targets
+            pool, targets = self.pools[route.model.pool], route.targets_for(request.model)
         return self._draw(route, pool, targets, request, now, rng)
 
     def place(
@@ -138,13 +136,13 @@ class Router:
         if draw.priority < 0:
             _shed(config, draw.endpoints, now)
         endpoints = draw.endpoints if free is None else free
-        request.target_model = target.model
+        request.target_model = target_name(request.model, target)
         pool.match(request)
         profile, unknown_profile = self._profile(config, draw.route, request)
         choice = self._choose(config, profile, request, endpoints, now, rng)
         return Decision(
             model=request.model,
-            target_model=target.model or None,
+            target_model=request.target_model or None,
             pool=pool,
             endpoint=choice.endpoints[0],
             fallbacks=choice.endpoints[1:],
@@ -155,6 +153,7 @@ class Router:
             profile=profile.name,
             unknown_profile=unknown_profile,
             tier=tiers.name(choice.endpoints[0]) if tiers else None,
+            mirror=_mirror(draw.route, request, rng),
         )
 
     def queue(self, pool: str) -> QueueConfig | None:
@@ -163,31 +162,44 @@ class Router:
 
     def model_names(self) -> list[str]:
         """What a client can write in `model`: the listed names, then what the default pool's endpoints list."""
-        names = dict.fromkeys(self.routes)
+        listed = self.routes.listed
+        names = dict.fromkeys(listed)
         if self._default_pool is not None:
             for endpoint in self.pools[self._default_pool].endpoints:
                 names.update(dict.fromkeys(endpoint.models))
-        return list(names)
+        return [name for name in names if name not in listed or not listed[name].model.reserved]
 
     def model_label(self, model: str | None) -> str:
         """*model* as a metric label, from a closed set."""
         if model is None:
             return "none"
-        return model if model in self.routes else "other"
+        return model if model in self.routes.listed else "other"
 
     def _select_targets(self) -> None:
         """Look up the targets' endpoints now: a reload may give endpoints other labels while streams are open
         that began with this config."""
-        for route in self.routes.values():
+        for route in self.routes:
             for target in route.targets:
                 self.pools[route.model.pool].select(target.labels)
 
-    def _route(self, model: str | None) -> _Route | None:
-        if model is None:
-            return None
-        if not is_usable(model):
+    def priority(self, request: InferenceRequest, route: Route | None, pool: Pool) -> int:
+        """Of *request*, which *route* leads to *pool*: what a trusted header asks for, or else its model's."""
+        asked = self._objectives.priority(pool.name, request.headers)
+        if asked is not None:
+            return asked
+        return route.priority if route else 0
+
+    def _route(self, model: str | None) -> Route | None:
+        if model is not None and not is_usable(model):
             raise unusable_model()
-        return self.routes.get(model)
+        route = self.routes.of(model)
+        if route is not None and route.model.reserved:
+            raise Rejected(
+                Reason.MODEL_NOT_FOUND,
+                f"The model `{model}` is reserved: it has no valid target model.",
+                param="model",
+            )
+        return route
 
     def _default(self, model: str | None) -> Pool:
         if self._default_pool is not None:
@@ -198,7 +210,7 @@ class Router:
 
     def _draw(
         self,
-        route: _Route | None,
+        route: Route | None,
         pool: Pool,
         targets: Sequence[Target],
         request: InferenceRequest,
@@ -206,7 +218,7 @@ class Router:
         rng: random.Random,
     ) -> Draw:
         tiers = self.tiers.get(pool.name)
-        never = route.barred_tiers if route else NO_TIERS
+        never, priority = route.barred_tiers if route else NO_TIERS, self.priority(request, route, pool)
         barred = tiers.barred(never, request.headers) if tiers else NO_TIERS
         excluded = tiers.excluded(barred) if tiers else NOBODY
         poor: Draw | None = None
@@ -214,7 +226,8 @@ class Router:
         while left:
             target = _pick_target(route, left, request, rng)
             endpoints, healthy = pool.candidates(target.labels, request.subset, now, excluded)
-            draw = Draw(route, pool, target, endpoints, healthy, excluded, len(left) < len(targets))
+            fell_back = len(left) < len(targets)
+            draw = Draw(route, pool, target, endpoints, healthy, tiers, barred, fell_back, priority)
             if healthy:
                 return draw
             if endpoints and poor is None:
@@ -247,7 +260,7 @@ class Router:
         raise Rejected(Reason.NO_ENDPOINTS, f"The filters of profile `{profile.name}` leave no endpoint.")
 
     def _profile(
-        self, config: PoolConfig, route: _Route | None, request: InferenceRequest
+        self, config: PoolConfig, route: Route | None, request: InferenceRequest
     ) -> tuple[Profile, bool]:
         """(profile, whether a header asked for one that is not there): by header, else the model's or the pool's."""
         asked = request.headers.get(config.profile_header.lower()) if config.profile_header else None
@@ -279,40 +292,14 @@ def _nobody_ready(pool: Pool, barred: frozenset[str]) -> Rejected:
     return Rejected(Reason.NO_ENDPOINTS, message)
 
 
-def _demands(config: Config, pool: str) -> Iterator[Demand]:
-    """Where the requests that *pool* gets can go."""
-    if config.default_pool_name == pool:
-        yield Demand()
-    for model in config.models:
-        for target in model.effective_targets if model.pool == pool else ():
-            if target.share > 0:
-                yield Demand(tuple(sorted(target.labels.items())), model.barred_tiers)
-
-
-def _reads_prompts(config: Config, pool: PoolConfig, profiles: Mapping[str, Profile]) -> bool:
-    """Whether prompts matter to *pool*: to a profile that a request can get there, or to its queue's order."""
-    if pool.queue is not None:
-        return True
-    names = {
-        pool.profile,
-        *(model.profile or pool.profile for model in config.models if model.pool == pool.name),
-    }
-    in_use = profiles.values() if pool.profile_header else [profiles[name] for name in names]
-    return any(profile.reads_prompts for profile in in_use)
-
-
-def _resolve(model: ModelConfig) -> _Route:
-    return _Route(
-        model=model,
-        targets=tuple(target for target in model.effective_targets if target.share > 0),
-        priority=model.effective_priority,
-        sticky_header=model.sticky.header.lower() if model.sticky else None,
-        barred_tiers=model.barred_tiers,
-    )
+def _mirror(route: Route | None, request: InferenceRequest, rng: random.Random) -> str | None:
+    if route is None or not route.mirrors:
+        return None
+    return mirror.choose(route.mirrors, route.model.name, request.headers, rng)
 
 
 def _pick_target(
-    route: _Route | None, targets: Sequence[Target], request: InferenceRequest, rng: random.Random
+    route: Route | None, targets: Sequence[Target], request: InferenceRequest, rng: random.Random
 ) -> Target:
     if route is None or len(targets) == 1:
         return targets[0]

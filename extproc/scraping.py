@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import address as addresses
-from .config.schema import Config, PoolConfig
+from .config.schema import PoolConfig
 from .fleet import Fleet
 from .health import Failure
 from .http_response import Failure as PageFailure
@@ -14,13 +14,13 @@ from .telemetry import Telemetry
 from .vllm import EngineMetrics
 
 
-def scrape_targets(config: Config) -> list[ScrapeTarget]:
-    """What to scrape for *config*; an address that two pools scrape alike is scraped once."""
+def scrape_targets(fleet: Fleet) -> list[ScrapeTarget]:
+    """What to scrape for *fleet*; an address that two pools scrape alike is scraped once."""
     targets = (
-        _target(pool, addresses.normalise(member.address))
-        for pool in config.pools
-        if pool.metrics.engine != "none"
-        for member in pool.members()
+        _target(config, endpoint.address)
+        for config, pool in fleet.pools()
+        if config.metrics.engine != "none"
+        for endpoint in pool.endpoints
     )
     return list(dict.fromkeys(targets))
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from .canary import Target
-from .config.schema import Config
+from .config.schema import ANY_MODEL, Config
 from .endpoint import NEVER, UNKNOWN_TOKEN_S, Endpoint
 from .holding import Lobby
 from .pool import Pool
@@ -145,9 +145,9 @@ def describe(router: Router, config_hash: str, now: float) -> dict[str, Any]:
                 "sticky": route.sticky_header,
                 "profile": route.model.profile,
                 "never": sorted(route.barred_tiers),
-                "targets": [_target(target) for target in route.model.effective_targets],
+                "targets": [_target(target) for target in route.all_targets_for(ANY_MODEL)],
             }
-            for route in router.routes.values()
+            for route in router.routes
         ],
     }
 
@@ -170,7 +170,11 @@ def queues(router: Router, lobby: Lobby[Any], now: float) -> list[dict[str, Any]
 
 def _public(config: Config) -> Config:
     pools = [
-        replace(pool, endpoints=[], metrics=replace(pool.metrics, bearer_token_file=None))
+        replace(
+            pool,
+            endpoints=UNSET if pool.kubernetes else [],
+            metrics=replace(pool.metrics, bearer_token_file=None),
+        )
         for pool in config.pools
     ]
     return replace(config, pools=pools)

@@ -55,6 +55,8 @@ class Telemetry:
                 self.metrics.tier_requests.labels(decision.pool.name, decision.tier).inc()
             if decision.unknown_profile:
                 self.metrics.unknown_profiles.labels(decision.pool.name).inc()
+            if decision.mirror is not None:
+                self.metrics.mirrored.labels(series.names[0], decision.mirror).inc()
         self.log.info("request", **_facts(exchange, lived_s))
 
     def waited(self, pool: str, result: str, waited_s: float) -> None:
@@ -162,4 +164,6 @@ def _decision(decision: Decision) -> dict[str, Any]:
         facts["dropped"] = decision.choice.dropped
     if decision.target_fallback:
         facts["target_fallback"] = True
+    if decision.mirror is not None:
+        facts["mirror"] = decision.mirror
     return facts

@@ -114,3 +114,22 @@ def test_what_is_joined_splits_into_the_same_again(
 def test_a_subset_hint_is_a_set_of_addresses(value: str | list[str] | None, allowed: set[str] | None) -> None:
     hints = address.hints(value)
     assert hints == allowed
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (None, "10.0.0.1:1, 10.0.0.2", {"10.0.0.1:1", "10.0.0.2"}),
+        ("10.0.0.1:1", "10.0.0.1:1, 10.0.0.2:1", {"10.0.0.1:1"}),
+        ("10.0.0.1", "10.0.0.1:1, 10.0.0.2:1", {"10.0.0.1:1"}),
+        ("10.0.0.1:1, 10.0.0.2:1", "10.0.0.2", {"10.0.0.2:1"}),
+        ("10.0.0.1", "10.0.0.1", {"10.0.0.1"}),
+        ("[::1]:1, [::2]:1", "::1", {"[::1]:1"}),
+        ("10.0.0.1:1", "10.0.0.1:2", set()),
+        ("", "10.0.0.1", set()),
+    ],
+)
+def test_two_hints_allow_what_both_do(one: str | None, other: str, both: set[str]) -> None:
+    given = address.hints(other)
+    assert given is not None
+    assert address.common(address.hints(one), given) == both

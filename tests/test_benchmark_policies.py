@@ -11,6 +11,7 @@ from statistics import fmean
 import pytest
 from bench_worlds import begun, call, choices, replica, workload
 
+from extproc import config_file
 from extproc.benchmark.baselines import Blind, LeastRequest, PowerOfTwo, Random, RoundRobin
 from extproc.benchmark.oracle import Oracle
 from extproc.benchmark.ours import POOL, Extproc
@@ -29,7 +30,6 @@ from extproc.benchmark.results import POLICIES as SHOWN
 from extproc.benchmark.simulation import World, simulate
 from extproc.benchmark.workload import Workload
 from extproc.benchmark.workloads import WORKLOADS
-from extproc.config import load_file
 from extproc.config.schema import PoolConfig, QueueConfig
 from extproc.endpoint import Endpoint
 from extproc.request import InferenceRequest
@@ -251,7 +251,7 @@ profiles:
 def run_own(profile: str, directory: Path) -> list[Outcome]:
     path = directory / "router.yaml"
     path.write_text(FILE.format(profile=profile))
-    config, _ = load_file(path)
+    config, _ = config_file.load(path)
     policy = make(OWN, 1, own=OwnConfig(config.pools[0], config.profile(profile)))
     assert policy.scrape_interval_s == 0.5
     return simulate(WORKLOADS["azure-conv"].make(1, 20.0, 10.0), policy).outcomes

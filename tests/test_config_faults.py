@@ -8,7 +8,7 @@ from extproc.config import parse_config
 from extproc.errors import ConfigError
 
 POOL = "pools: [{name: a, endpoints: ['127.0.0.1:1']}]\n"
-TOP_KEYS = "pools, models, default_pool, profiles, limits, trusted_headers, list_models"
+TOP_KEYS = "pools, models, default_pool, profiles, objectives, limits, trusted_headers, list_models"
 NAME_RULE = "1..253 letters, digits, '.', '_' and '-', with a letter or digit at both ends"
 HEADER_RULE = "a header name (RFC 9110 token of 1..256 characters)"
 ADDRESS_RULE = "is not IP:PORT ([IPv6]:PORT), with a port of 1..65535"
@@ -41,8 +41,8 @@ UNKNOWN_KEYS = [
     (POOL + '"a\\nb": 2', f"$['a\\nb']: unknown key; allowed: {TOP_KEYS}"),
     (
         pool("x: 1"),
-        "$.pools[0].x: unknown key; allowed: name, endpoints, metrics, profile, fallback_endpoints, saturation, queue, "
-        "tiers, spill, profile_header",
+        "$.pools[0].x: unknown key; allowed: name, endpoints, kubernetes, metrics, profile, fallback_endpoints, "
+        "saturation, queue, tiers, spill, profile_header",
     ),
     (
         "pools: [{name: a, endpoints: [{address: '127.0.0.1:1', label: {}}]}]",
@@ -56,7 +56,8 @@ UNKNOWN_KEYS = [
     (pool("saturation: {x: 1}"), "$.pools[0].saturation.x: unknown key; allowed: waiting, kv_usage"),
     (
         model("x: 1"),
-        "$.models[0].x: unknown key; allowed: name, pool, criticality, priority, targets, sticky, profile, never",
+        "$.models[0].x: unknown key; allowed: name, pool, criticality, priority, targets, sticky, profile, never, "
+        "mirrors, reserved",
     ),
     (
         model("targets: [{model: y, x: 1}]"),
@@ -84,7 +85,7 @@ WRONG_VALUES = [
     ("pools:", "$.pools: expected a list of at least 1, got nothing"),
     ("pools: {name: a}", "$.pools: expected a list of at least 1, got a mapping"),
     ("pools: [a]", "$.pools[0]: expected a mapping, got 'a'"),
-    ("pools: [{name: a}]", "$.pools[0].endpoints: missing, it is required"),
+    ("pools: [{name: a}]", "$.pools[0].endpoints: missing; give either endpoints or kubernetes"),
     ("pools: [{endpoints: []}]", "$.pools[0].name: missing, it is required"),
     ("pools: [{name: yes, endpoints: []}]", f"$.pools[0].name: expected {NAME_RULE}, got true"),
     ("pools: [{name: -a, endpoints: []}]", f"$.pools[0].name: expected {NAME_RULE}, got '-a'"),

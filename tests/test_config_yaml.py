@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.config import load_file, parse_config
+from extproc import config_file
+from extproc.config import parse_config
 from extproc.config.load import MAX_FILE_BYTES
 from extproc.errors import ConfigError
 
@@ -87,7 +88,7 @@ def test_a_file_of_more_than_16_mib_is_refused_unread() -> None:
 
 def test_a_file_is_never_read_further_than_16_mib() -> None:
     with pytest.raises(ConfigError) as caught:
-        load_file(Path("/dev/zero"))
+        config_file.load(Path("/dev/zero"))
     assert [str(f) for f in caught.value.faults] == [
         f"$: too long; at most {MAX_FILE_BYTES} bytes are allowed"
     ]
@@ -96,7 +97,7 @@ def test_a_file_is_never_read_further_than_16_mib() -> None:
 def test_a_file_comes_with_its_text(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(POOL)
-    assert load_file(file) == (parse_config(POOL.encode()), POOL.encode())
+    assert config_file.load(file) == (parse_config(POOL.encode()), POOL.encode())
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_a_file_comes_with_its_text(tmp_path: Path) -> None:
 )
 def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, name: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_file(tmp_path / name)
+        config_file.load(tmp_path / name)
     assert [str(fault) for fault in caught.value.faults] == [f"$: cannot be read: {told}"]
 
 

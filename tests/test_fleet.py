@@ -9,8 +9,10 @@ from fleets import NOW, fleet, metrics, request
 
 from extproc.config import parse_config
 from extproc.endpoint import Endpoint
-from extproc.fleet import Fleet
+from extproc.errors import Rejected
+from extproc.fleet import KEPT_S, Fleet
 from extproc.health import FAILURES
+from extproc.member import Member
 
 TWO = "pools: [{name: p, endpoints: ['10.0.0.1:80', '10.0.0.2:80']}]"
 SHARED = (
@@ -149,3 +151,113 @@ def test_what_is_heard_of_an_address_that_is_gone_is_ignored(address: str) -> No
     of.scraped(address, metrics(), NOW)
     assert of.scrape_failed(address, refused=True, now=NOW) == []
     assert of.not_tried() == ["10.0.0.1:80", "10.0.0.2:80"]
+
+
+CLUSTER = """
+pools: [{name: p, kubernetes: {service: vllm}}]
+models: [{name: m, pool: p, targets: [{model: m, labels: {v: a}}]}]"""
+A = Member("10.0.0.1:80", {"v": "a"}, uid="1")
+B = Member("10.0.0.2:80", {"v": "b"}, uid="2")
+
+
+def chosen(of: Fleet, model: str = "x") -> set[str]:
+    """Where 30 requests go."""
+    assert of.router is not None
+    return {of.router.decide(request(model), NOW, random.Random(seed)).endpoint.address for seed in range(30)}
+
+
+def test_before_the_cluster_told_of_endpoints_nobody_is_ready_to_take_a_request() -> None:
+    of = fleet(CLUSTER)
+    with pytest.raises(Rejected, match="No endpoint of pool `p` is ready"):
+        chosen(of)
+
+
+def test_members_that_the_cluster_tells_of_are_in_force_at_once_in_the_same_router() -> None:
+    of = fleet(CLUSTER)
+    router = of.router
+    of.replace_members("p", [A, B], NOW)
+    assert chosen(of) == {"10.0.0.1:80", "10.0.0.2:80"}
+    assert chosen(of, "m") == {"10.0.0.1:80"}
+    of.replace_members("p", [B], NOW)
+    assert (chosen(of), of.at("10.0.0.1:80")) == ({"10.0.0.2:80"}, [])
+    assert of.router is router
+
+
+def test_a_member_that_stays_keeps_its_state_and_takes_over_its_labels() -> None:
+    of = fleet(CLUSTER)
+    of.replace_members("p", [A, B], NOW)
+    kept = at(of, "10.0.0.2:80")
+    kept.acquire()
+    of.replace_members("p", [Member(B.address, {"v": "a"}, B.uid)], NOW)
+    assert at(of, "10.0.0.2:80") is kept
+    assert (kept.in_flight, chosen(of, "m")) == (1, {"10.0.0.2:80"})
+
+
+def test_another_pod_at_the_same_address_is_another_server() -> None:
+    of = fleet(CLUSTER)
+    of.replace_members("p", [A], NOW)
+    at(of, A.address).observe(metrics(running=9), NOW)
+    of.replace_members("p", [Member(A.address, A.labels, uid="3")], NOW)
+    assert (at(of, A.address).load, at(of, A.address).tried) == (0, False)
+
+
+@pytest.mark.parametrize(("away_s", "running"), [(KEPT_S - 1, 9), (KEPT_S, 0)])
+def test_a_pod_whose_readiness_flaps_is_known_again_for_a_minute(away_s: float, running: int) -> None:
+    of = fleet(CLUSTER)
+    of.replace_members("p", [A, B], NOW)
+    at(of, A.address).observe(metrics(running=9), NOW)
+    of.replace_members("p", [B], NOW)
+    of.expire(NOW + away_s)
+    of.replace_members("p", [A, B], NOW + away_s)
+    assert at(of, A.address).load == running
+
+
+def test_a_pod_that_went_is_known_for_as_long_as_it_serves_requests() -> None:
+    of = fleet(CLUSTER)
+    of.replace_members("p", [A], NOW)
+    serving = at(of, A.address)
+    serving.acquire()
+    of.replace_members("p", [], NOW)
+    of.expire(NOW + 10 * KEPT_S)
+    of.replace_members("p", [A], NOW + 10 * KEPT_S)
+    assert at(of, A.address) is serving
+    serving.release()
+
+
+def test_a_reload_keeps_the_members_that_the_cluster_told_of() -> None:
+    of = fleet(CLUSTER)
+    of.replace_members("p", [A, B], NOW)
+    before = at(of, A.address)
+    apply(of, CLUSTER.replace("v: a", "v: b"))
+    assert at(of, A.address) is before
+    assert chosen(of, "m") == {B.address}
+
+
+def test_a_stream_that_began_before_a_reload_does_not_go_to_a_pod_that_went_after_it() -> None:
+    of = fleet(CLUSTER)
+    of.replace_members("p", [A, B], NOW)
+    old = of.router
+    assert old is not None
+    apply(of, CLUSTER + "\nlist_models: forward")
+    of.replace_members("p", [B], NOW)
+    seeds = [random.Random(seed) for seed in range(30)]
+    assert {old.decide(request("x"), NOW, rng).endpoint.address for rng in seeds} == {B.address}
+    with pytest.raises(Rejected, match="No endpoint of pool `p` is ready"):
+        old.decide(request("m"), NOW, random.Random(1))
+
+
+def test_what_the_cluster_tells_of_a_pool_that_is_not_followed_changes_nothing() -> None:
+    of = fleet(TWO)
+    of.replace_members("p", [A], NOW)
+    of.replace_members("q", [A], NOW)
+    assert chosen(of) == {"10.0.0.1:80", "10.0.0.2:80"}
+    assert at(of, "10.0.0.1:80").uid == ""
+
+
+def test_a_pool_that_leaves_the_cluster_for_the_file_and_comes_back_begins_anew() -> None:
+    of = fleet(CLUSTER)
+    of.replace_members("p", [B], NOW)
+    apply(of, TWO)
+    assert chosen(of) == {"10.0.0.1:80", "10.0.0.2:80"}
+    apply(of, CLUSTER)
+    assert list(of.endpoints()) == []

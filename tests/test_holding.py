@@ -10,6 +10,7 @@ from extproc import address
 from extproc.endpoint import MAX_ALLOWANCE
 from extproc.errors import Reason
 from extproc.health import Failure
+from extproc.member import Member
 from extproc.request import Prompt
 from extproc.router import Decision
 from extproc.waiting_room import Ticket
@@ -247,3 +248,45 @@ models:
     assert hall.pump() == [("a", "10.0.0.2:80"), ("b", "10.0.0.2:80")]
     hall.router.pools["p"].replace([])
     assert hall.pump() == [("c", "no_endpoints")]
+
+
+# -- while a cluster's pods come and go -----------------------------------------------------------------------
+
+
+def in_cluster() -> Hall:
+    """Who waits for a pool of two tiers, of which model m is never to use the second; a request waits at A."""
+    hall = Hall(
+        "pools: [{name: p, kubernetes: {service: v}, queue: {timeout_s: 60}, tiers: [{name: idc, labels: {t: idc}}, "
+        "{name: cloud, labels: {t: cloud}}]}]\nmodels: [{name: m, pool: p, never: cloud}]"
+    )
+    hall.fleet.replace_members("p", [A], NOW)
+    hall.endpoint(1).observe(metrics(waiting=1, running=2), NOW)
+    hall.hold("a")
+    return hall
+
+
+A, B = (Member(f"10.0.0.{n}:80", {"t": "idc"}, str(n)) for n in (1, 2))
+
+
+def test_a_pod_that_comes_takes_those_who_wait() -> None:
+    hall = in_cluster()
+    hall.fleet.replace_members("p", [A, B], NOW)
+    assert hall.pump() == [("a", B.address)]
+
+
+def test_a_pod_of_a_tier_that_must_not_serve_it_does_not_take_who_waited_when_it_came() -> None:
+    hall = in_cluster()
+    hall.fleet.replace_members("p", [A, Member(B.address, {"t": "cloud"}, "2")], NOW)
+    assert hall.pump() == []
+
+
+def test_who_waits_is_not_sent_to_a_pod_that_went() -> None:
+    hall = in_cluster()
+    hall.fleet.replace_members("p", [B], NOW)
+    assert hall.pump() == [("a", B.address)]
+
+
+def test_who_waits_for_pods_that_all_went_is_told_at_once() -> None:
+    hall = in_cluster()
+    hall.fleet.replace_members("p", [], NOW)
+    assert hall.pump() == [("a", "no_endpoints")]

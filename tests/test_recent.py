@@ -58,6 +58,7 @@ def test_a_decision_is_told_with_every_endpoints_scores() -> None:
             "tier": None,
             "endpoint": B,
             "fallbacks": [],
+            "mirror": None,
             "candidates": 3,
             "prompt_tokens": 256,
             "new_tokens": 128,
@@ -132,7 +133,7 @@ def test_a_long_request_id_is_cut() -> None:
     ],
 )
 async def test_the_query_says_whose_and_how_many(query: str, asked: tuple[int, str | None]) -> None:
-    http = HttpServer(CollectorRegistry(), list, dict, lambda *given: [{"given": given}])
+    http = HttpServer(CollectorRegistry(), list, list, dict, lambda *given: [{"given": given}])
     port = await http.start("127.0.0.1", 0)
     try:
         async with (
@@ -147,7 +148,7 @@ async def test_the_query_says_whose_and_how_many(query: str, asked: tuple[int, s
 
 @pytest.mark.parametrize("limit", ["0", "-1", "many", "", "1.5", "٣", "1" * 5000])
 async def test_a_limit_that_is_none_is_refused(limit: str) -> None:
-    http = HttpServer(CollectorRegistry(), list, dict, lambda *_: [])
+    http = HttpServer(CollectorRegistry(), list, list, dict, lambda *_: [])
     port = await http.start("127.0.0.1", 0)
     try:
         async with (

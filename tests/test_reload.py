@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from extproc.config import Config, load_file
+from extproc import config_file
+from extproc.config import Config
 from extproc.errors import ConfigError
 from extproc.reload import ConfigWatcher, digest
 
@@ -22,7 +23,7 @@ class Told:
         file.write_text(text)
         self.events: list[object] = []
         self.digests: list[str] = []
-        _, seen = load_file(file)
+        _, seen = config_file.load(file)
         self._watcher = ConfigWatcher(file, digest(seen), self._apply, self._fail)
 
     def _apply(self, config: Config, config_hash: str) -> None:

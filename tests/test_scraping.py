@@ -18,7 +18,7 @@ TWO = "pools: [{name: p, endpoints: ['10.0.0.1:80', '[::1]:81']}]"
 
 
 def targets(text: str) -> list[ScrapeTarget]:
-    return scrape_targets(parse_config(text.encode()))
+    return scrape_targets(fleet(text))
 
 
 class Listening:

@@ -45,6 +45,35 @@ async def test_a_subset_hint_on_the_headers_is_obeyed(value: object) -> None:
         await stream.end()
 
 
+SELECTION = "test-epp-endpoint-selection"
+
+
+@pytest.mark.parametrize(
+    ("value", "subset", "address"),
+    [(A, None, A), (B, None, B), ("", A, A), ("127.0.0.1", B, B), (f"{A},{B}", A, A)],
+)
+async def test_the_header_of_conformance_tests_is_obeyed_within_a_subset_hint_where_it_is_trusted(
+    value: str, subset: str | None, address: str
+) -> None:
+    config = TWO.replace(", fallback_endpoints: 1", "") + f"trusted_headers: [{SELECTION.title()}]"
+    async with serving(config) as (_, envoy):
+        stream = envoy.stream(DUPLEX)
+        await stream.request_headers(CHAT | {SELECTION: value}, metadata=hint(subset) if subset else None)
+        await stream.request_body(b'{"model":"m"}')
+        assert await stream.reply() == routed_headers("m", "m", address=address, removed=(SELECTION,))
+        await stream.reply()
+        await stream.end()
+
+
+async def test_a_selection_and_a_subset_hint_that_have_nothing_in_common_leave_nobody() -> None:
+    async with serving(TWO + f"trusted_headers: [{SELECTION}]") as (_, envoy):
+        stream = envoy.stream(DUPLEX)
+        await stream.request_headers(CHAT | {SELECTION: A}, metadata=hint(B))
+        await stream.request_body(b'{"model":"m"}')
+        assert (await stream.reply()).immediate_response.details == "extproc_no_endpoints"
+        await stream.end()
+
+
 @pytest.mark.parametrize("last", ["body", "trailers"])
 async def test_a_subset_hint_on_the_last_message_of_the_request_is_obeyed(last: str) -> None:
     async with serving(TWO) as (_, envoy):

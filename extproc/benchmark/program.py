@@ -15,7 +15,7 @@ from msgspec.structs import asdict, replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from extproc import __version__
+from extproc import __version__, config_file
 from extproc.benchmark.matrix import FULL, QUICK, Case, Matrix, Search
 from extproc.benchmark.policies import OWN, POLICIES, OwnConfig
 from extproc.benchmark.report import print_report, write
@@ -29,7 +29,6 @@ from extproc.benchmark.verdicts import verdicts
 from extproc.benchmark.workload import Replica
 from extproc.benchmark.workloads import WORKLOADS
 from extproc.benchmark.workloads.spec import WorkloadSpec
-from extproc.config import load_file
 from extproc.errors import ConfigError
 from extproc.sim.engine_config import EngineConfig
 from extproc.sim.profiles import PROFILES
@@ -212,7 +211,7 @@ def _policies(options: Options) -> tuple[str, ...]:
 
 def _own(path: Path) -> OwnConfig:
     try:
-        config, _ = load_file(path)
+        config, _ = config_file.load(path)
     except ConfigError as error:
         raise UsageError("\n".join(f"{path}: {fault}" for fault in error.faults)) from None
     pool = config.pools[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from .. import address as addresses
@@ -9,7 +10,8 @@ from ..errors import Fault
 from ..model_name import is_usable
 from ..scheduling.profile import DEFAULT
 from ..tiers import place_of
-from .schema import Config, ModelConfig, PoolConfig, QueueConfig, TenantHeader
+from .kubernetes import check_source
+from .schema import ANY_MODEL, Config, ModelConfig, PoolConfig, QueueConfig, Sticky, TenantHeader
 
 
 def check(config: Config) -> Iterator[Fault]:
@@ -21,6 +23,7 @@ def check(config: Config) -> Iterator[Fault]:
     profiles = [*{DEFAULT: None, **{profile.name: None for profile in config.profiles}}]
     for index, pool in enumerate(config.pools):
         yield from _reference(f"$.pools[{index}].profile", pool.profile, profiles)
+        yield from check_source(pool, f"$.pools[{index}]")
         yield from _endpoints(pool, f"$.pools[{index}]")
         yield from _tiers(pool, f"$.pools[{index}]")
         yield from _trusted(config, pool, f"$.pools[{index}]")
@@ -31,7 +34,11 @@ def check(config: Config) -> Iterator[Fault]:
         if model.profile is not None:
             yield from _reference(f"$.models[{index}].profile", model.profile, profiles)
         yield from _never(config, model, f"$.models[{index}].never")
+        yield from _any_model(config, model, f"$.models[{index}]")
         yield from _model(model, f"$.models[{index}]")
+        yield from _mirrors(model, f"$.models[{index}]")
+    yield from _mirror_services(config)
+    yield from _objectives(config, pools)
     if isinstance(config.default_pool, str):
         yield from _reference("$.default_pool", config.default_pool, pools)
     if config.limits.max_body_bytes > config.limits.max_buffered_bytes:
@@ -57,7 +64,7 @@ def _reference(path: str, name: str, known: list[str]) -> Iterator[Fault]:
 def _endpoints(pool: PoolConfig, path: str) -> Iterator[Fault]:
     seen: dict[str, int] = {}
     for index, member in enumerate(pool.members()):
-        short = isinstance(pool.endpoints[index], str)
+        short = isinstance((pool.endpoints or [])[index], str)
         where = f"{path}.endpoints[{index}]" + ("" if short else ".address")
         try:
             address = addresses.normalise(member.address)
@@ -126,10 +133,9 @@ def _model(model: ModelConfig, path: str) -> Iterator[Fault]:
     if model.criticality is not None and model.priority is not None:
         yield Fault(f"{path}.priority", "give either criticality or priority, not both")
     yield from _name(model.name, f"{path}.name")
-    if model.sticky is not None and model.sticky.header.lower().startswith(RESERVED):
-        yield Fault(
-            f"{path}.sticky.header", f"{model.sticky.header} is set by us; any other header is allowed"
-        )
+    yield from _sticky(model.sticky, f"{path}.sticky")
+    if model.reserved and (model.targets or model.name == ANY_MODEL):
+        yield Fault(f"{path}.reserved", "a reserved name has no targets, and is one name")
     if model.targets is None:
         return
     if not model.targets:
@@ -141,7 +147,63 @@ def _model(model: ModelConfig, path: str) -> Iterator[Fault]:
     yield from _weights(model, path)
 
 
-RESERVED = ("x-gateway-destination-endpoint", "x-extproc-pool", "x-gateway-model-name")
+def _objectives(config: Config, pools: list[str]) -> Iterator[Fault]:
+    seen: dict[tuple[str, str | None], int] = {}
+    for index, objective in enumerate(config.objectives):
+        key, where = (objective.name, objective.pool), f"$.objectives[{index}]"
+        if objective.pool is not None:
+            yield from _reference(f"{where}.pool", objective.pool, pools)
+        if key in seen:
+            yield Fault(f"{where}.name", f"{objective.name!r} is there already, at $.objectives[{seen[key]}]")
+        seen.setdefault(key, index)
+
+
+def _mirrors(model: ModelConfig, path: str) -> Iterator[Fault]:
+    yield from _unique([mirror.name for mirror in model.mirrors], path + ".mirrors[{}].name")
+    total = round(sum(mirror.percent for mirror in model.mirrors), 9)  # few decimal fractions are exact
+    if total > 100:
+        yield Fault(f"{path}.mirrors", f"the percents sum up to {total:.12g}; at most 100 is allowed")
+    for index, mirror in enumerate(model.mirrors):
+        where = f"{path}.mirrors[{index}]"
+        yield from _sticky(mirror.sticky, f"{where}.sticky")
+        if mirror.service is not None and not _is_service(mirror.service):
+            yield Fault(f"{where}.service", f"{mirror.service!r} is not NAME:PORT of a Service")
+
+
+def _is_service(text: str) -> bool:
+    """A label (RFC 1123) and a port."""
+    found = re.fullmatch(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?:([0-9]{1,5})", text)
+    return found is not None and 1 <= int(found[1]) <= 65535
+
+
+def _mirror_services(config: Config) -> Iterator[Fault]:
+    """A pool's route rule for a mirror holds whichever model asked for it."""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    for index, model in enumerate(config.models):
+        for number, mirror in enumerate(model.mirrors):
+            if mirror.service is None:
+                continue
+            where = f"$.models[{index}].mirrors[{number}].service"
+            service, there = seen.setdefault((model.pool, mirror.name), (mirror.service, where))
+            if service != mirror.service:
+                yield Fault(
+                    where, f"the mirror {mirror.name!r} of pool {model.pool} is {service} already, at {there}"
+                )
+
+
+def _any_model(config: Config, model: ModelConfig, path: str) -> Iterator[Fault]:
+    default = config.default_pool_name
+    if model.name == ANY_MODEL and model.pool != default:
+        where = f"go to {default}" if default else "are refused, as there is no default_pool"
+        yield Fault(f"{path}.pool", f"never reached: models that are not listed {where}")
+
+
+def _sticky(sticky: Sticky | None, path: str) -> Iterator[Fault]:
+    if sticky is not None and sticky.header.lower().startswith(RESERVED):
+        yield Fault(f"{path}.header", f"{sticky.header} is set by us; any other header is allowed")
+
+
+RESERVED = ("x-gateway-destination-endpoint", "x-extproc-pool", "x-extproc-mirror", "x-gateway-model-name")
 
 
 def _name(name: str, path: str) -> Iterator[Fault]:

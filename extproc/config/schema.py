@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..canary import Target
+from ..mirror import Mirror
 from ..scheduling.plugin import Seconds
 from ..scheduling.profile import DEFAULT, Profile, default_profile
 from ..tiers import Never, Spill, Tier
@@ -57,6 +58,32 @@ class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
     address: str
     """`ip:port`, IPv6 in brackets."""
     labels: dict[str, str] = {}
+
+
+class KubernetesConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Endpoints that a cluster tells of: those of exactly one of `inference_pool`, `service` and `selector`."""
+
+    inference_pool: str | None = None
+    """An InferencePool: its selector and target ports."""
+    service: str | None = None
+    """A Service: its EndpointSlices."""
+    selector: dict[str, str] | None = None
+    """Labels of pods; needs `port`."""
+    namespace: str | None = None
+    """Absent: our own, as the service account or the kubeconfig's context says."""
+    port: int | str | list[int | str] | None = None
+    """A number or a name, or several; absent: what the InferencePool or the Service says."""
+    ip_family: Literal["IPv4", "IPv6"] | None = None
+    """Absent: the pod's primary address."""
+    node_labels: list[str] = []
+    """Labels of the pod's node to carry over, as for tiers; takes the right to watch nodes."""
+
+    @property
+    def ports(self) -> tuple[int | str, ...]:
+        """`port` as a sequence; empty: the cluster says."""
+        if self.port is None:
+            return ()
+        return tuple(self.port) if isinstance(self.port, list) else (self.port,)
 
 
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,7 +157,9 @@ class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Endpoints that serve the same thing."""
 
     name: Name
-    endpoints: list[str | EndpointConfig]
+    endpoints: list[str | EndpointConfig] | UnsetType = UNSET
+    """Static ones; or else `kubernetes`."""
+    kubernetes: KubernetesConfig | None = None
     metrics: MetricsConfig = MetricsConfig()
     profile: str = DEFAULT
     fallback_endpoints: Count = 0
@@ -146,8 +175,9 @@ class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One of `trusted_headers`; its value names the profile."""
 
     def members(self) -> list[EndpointConfig]:
-        """The endpoints, all in the long form."""
-        return [EndpointConfig(e) if isinstance(e, str) else e for e in self.endpoints]
+        """The static endpoints, all in the long form."""
+        endpoints = self.endpoints or []
+        return [EndpointConfig(e) if isinstance(e, str) else e for e in endpoints]
 
 
 class Sticky(Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,10 +196,28 @@ class TargetConfig(Target, frozen=True, forbid_unknown_fields=True):
     weight: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
 
 
+class MirrorConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """A share of a model's requests that Envoy sends to others, too, whose answers it throws away."""
+
+    name: Name
+    """What the header `x-extproc-mirror` says; a route rule matches it."""
+    percent: Annotated[float, Meta(gt=0, le=100)]
+    sticky: Sticky | None = None
+    """Requests with the same key are mirrored all or not at all."""
+    mode: Literal["envoy"] = "envoy"
+    service: str | None = None
+    """`NAME:PORT` of the mirror's Service, for `extproc manifests`."""
+
+
+ANY_MODEL = "*"
+"""The name of the rule for models that are not listed."""
+
+
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """What clients write in `model`, and what serves it."""
 
     name: ModelName
+    """`*`: the models not listed, of the default pool."""
     pool: str
     criticality: Criticality | None = None
     priority: Priority | None = None
@@ -179,6 +227,9 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Absent: the pool's."""
     never: str | list[str] = []
     """The tiers that never serve it."""
+    mirrors: list[MirrorConfig] = []
+    reserved: bool = False
+    """Nobody serves it: requests for it are refused."""
 
     @property
     def barred_tiers(self) -> frozenset[str]:
@@ -195,6 +246,28 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     def effective_targets(self) -> Sequence[Target]:
         """The targets; absent: the name itself."""
         return self.targets or (Target(self.name),)
+
+    @property
+    def effective_mirrors(self) -> tuple[Mirror, ...]:
+        return tuple(
+            Mirror(mirror.name, mirror.percent, mirror.sticky.header.lower() if mirror.sticky else None)
+            for mirror in self.mirrors
+        )
+
+    @property
+    def sticky_headers(self) -> frozenset[str]:
+        """In lower case: by whose values targets and mirrors are chosen."""
+        stickies = (self.sticky, *(mirror.sticky for mirror in self.mirrors))
+        return frozenset(sticky.header.lower() for sticky in stickies if sticky is not None)
+
+
+class ObjectiveConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """A priority that a request can ask for by a trusted header."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=253, description="a name of 1..253 characters")]
+    priority: Priority
+    pool: str | None = None
+    """Absent: of every pool."""
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -214,6 +287,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     default_pool: str | UnsetType | None = UNSET
     """For models not listed; absent: the only pool, where there is one; null: they are refused."""
     profiles: list[Profile] = []
+    objectives: list[ObjectiveConfig] = []
     limits: Limits = Limits()
     trusted_headers: list[HeaderName] = []
     """Control headers that clients may use; all others are ignored and removed."""
@@ -232,12 +306,16 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 __all__ = [
+    "ANY_MODEL",
     "Config",
     "Criticality",
     "EndpointConfig",
+    "KubernetesConfig",
     "Limits",
     "MetricsConfig",
+    "MirrorConfig",
     "ModelConfig",
+    "ObjectiveConfig",
     "PoolConfig",
     "QueueConfig",
     "Saturation",

@@ -48,14 +48,20 @@ class Envoy(ChildProcess):
         directory: Path,
         *,
         pools: Mapping[str, Sequence[str]],
-        ext_proc: str | None = None,
+        ext_proc: str | Sequence[str] | None = None,
+        mirrors: Sequence[str] = (),
         strip_client_pins: bool = True,
         port: int = 0,
         concurrency: int = 1,
         name: str = "envoy",
     ) -> None:
         rendered = bootstrap.render(
-            bootstrap_name, pools=pools, ext_proc=ext_proc, strip_client_pins=strip_client_pins, port=port
+            bootstrap_name,
+            pools=pools,
+            ext_proc=ext_proc,
+            mirrors=mirrors,
+            strip_client_pins=strip_client_pins,
+            port=port,
         )
         self.config_file, self._admin_file = directory / f"{name}.yaml", directory / f"{name}.admin"
         self.config_file.write_text(yaml.safe_dump(rendered, sort_keys=False))

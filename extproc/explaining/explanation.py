@@ -12,6 +12,7 @@ from ..errors import Reason, Rejected
 from ..holding import with_room
 from ..pool import Pool
 from ..router import Decision, Draw
+from ..routes import target_name
 from ..scheduling.outstanding_work import Cost, OutstandingWorkScorer
 from ..scheduling.profile import Table
 from ..waiting_room import Ticket
@@ -96,14 +97,16 @@ def explain(question: Question) -> Explanation:
     decision = would if isinstance(would, Decision) else None
     table = table_of(decision) if decision else None
     profile = table.profile if table else None
-    route = question.router.routes.get(question.request.model or "")
+    route = question.router.routes.of(question.request.model)
     return Explanation(
         outcome=_outcome(answer),
         model=question.request.model,
-        target_model=draw.target.model or None if isinstance(draw, Draw) else None,
+        target_model=target_name(question.request.model, draw.target) or None
+        if isinstance(draw, Draw)
+        else None,
         targets=_targets(question, draw),
         sticky=_sticky(question),
-        priority=route.priority if route else 0,
+        priority=question.router.priority(question.request, route, pool),
         prompt_tokens=question.request.prompt.tokens,
         pool=pool.name,
         profile=decision.profile if decision else None,
@@ -150,26 +153,26 @@ def _refusal(answer: Outcome) -> Refusal | None:
 
 def _pool(question: Question) -> Pool:
     router = question.router
-    route = router.routes.get(question.request.model or "")
+    route = router.routes.of(question.request.model)
     name = route.model.pool if route else router.config.default_pool_name
     assert name is not None  # else it was refused
     return router.pools[name]
 
 
 def _sticky(question: Question) -> str | None:
-    route = question.router.routes.get(question.request.model or "")
+    route = question.router.routes.of(question.request.model)
     header = route.sticky_header if route else None
     return header if header and question.request.headers.get(header) else None
 
 
 def _targets(question: Question, draw: Draw | Rejected) -> list[TargetRow]:
-    route = question.router.routes.get(question.request.model or "")
+    route = question.router.routes.of(question.request.model)
     if route is None:
         return []
     request, pool = question.request, question.router.pools[route.model.pool]
     excluded = _excluded(question, pool)
     rows = []
-    for target in route.model.effective_targets:
+    for target in route.all_targets_for(request.model):
         endpoints, healthy = pool.candidates(target.labels, request.subset, question.now, excluded)
         drawn = isinstance(draw, Draw) and draw.target == target
         rows.append(
@@ -179,10 +182,7 @@ def _targets(question: Question, draw: Draw | Rejected) -> list[TargetRow]:
 
 
 def _excluded(question: Question, pool: Pool) -> frozenset[Endpoint]:
-    tiers, route = (
-        question.router.tiers.get(pool.name),
-        question.router.routes.get(question.request.model or ""),
-    )
+    tiers, route = question.router.tiers.get(pool.name), question.router.routes.of(question.request.model)
     if tiers is None:
         return frozenset()
     never = route.barred_tiers if route else frozenset()

@@ -13,6 +13,7 @@ from ..errors import Rejected
 from ..holding import Held, Lobby
 from ..request import CHECKPOINTS, InferenceRequest
 from ..router import Decision, Draw, Router
+from ..routes import target_name
 from ..scheduling.profile import Table
 from ..waiting_room import Ticket
 
@@ -66,7 +67,7 @@ def synthetic_prefix(tokens: int) -> tuple[int, ...]:
 def cache(question: Question, tokens: Mapping[Endpoint, int]) -> None:
     """Make the pool's index believe that each of *tokens* has so many tokens of the prompt, as exactly as it can."""
     draw, request = question.draw(), question.request
-    request.target_model = draw.target.model
+    request.target_model = target_name(request.model, draw.target)
     for endpoint, count in tokens.items():
         work = draw.pool.work(request, endpoint)
         prefix = work.prefix[: bisect_right(CHECKPOINTS, count)]

@@ -26,6 +26,8 @@ P = TypeVar("P", bound=ChildProcess)
 
 QUICK_STOP = ("--drain-delay", "0", "--drain-timeout", "1")
 """The service does not dawdle when it is told to stop."""
+TLS = ("--tls-self-signed", *QUICK_STOP)
+"""For gateways that speak TLS to endpoint pickers."""
 POLL_S = 0.02
 
 
@@ -34,16 +36,21 @@ class Way(NamedTuple):
 
     mode: str
     pinning: str
+    gateway: str = ""
+    """A gateway whose way this is, and what its bootstrap is called."""
 
     @property
     def bootstrap(self) -> str:
-        return f"{self.mode}-{self.pinning}"
+        return self.gateway or f"{self.mode}-{self.pinning}"
 
 
 WAYS = [
     Way(mode, pinning) for mode in ("buffered", "duplex") for pinning in ("original-dst", "override-host")
 ]
 BUFFERED, DUPLEX = Way("buffered", "override-host"), Way("duplex", "override-host")
+AI_GATEWAY = Way("duplex", "original-dst", "ai-gateway-epp")
+ISTIO = Way("duplex", "override-host", "istio-epp")
+ENVOY_GATEWAY = Way("buffered", "override-host", "envoy-gateway")
 
 
 @dataclass

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -22,10 +23,13 @@ Start = Callable[[ChildProcess], Awaitable[None]]
 
 def test_there_is_a_bootstrap_for_each_way_and_one_to_compare_with() -> None:
     assert [path.stem for path in BOOTSTRAPS] == [
+        "ai-gateway-epp",
         "buffered-original-dst",
         "buffered-override-host",
         "duplex-original-dst",
         "duplex-override-host",
+        "envoy-gateway",
+        "istio-epp",
         "round-robin",
     ]
 
@@ -92,7 +96,7 @@ async def test_an_envoy_that_cannot_start_says_why(tmp_path: Path, start: Start)
 
 
 def test_an_unknown_bootstrap_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(FileNotFoundError, match="no Envoy bootstrap 'x'; there are buffered-original-dst, "):
+    with pytest.raises(FileNotFoundError, match="no Envoy bootstrap 'x'; there are ai-gateway-epp, "):
         render("x", pools={})
 
 
@@ -107,3 +111,39 @@ def test_several_pools_need_a_bootstrap_that_tells_them_apart() -> None:
     assert [cluster["name"] for cluster in rendered["static_resources"]["clusters"]] == ["extproc", "a", "b"]
     with pytest.raises(ValueError, match="takes one pool, not 2"):
         render("duplex-override-host", pools=pools)
+
+
+def test_a_bootstrap_with_clusters_of_other_names_takes_the_pools_it_has_routes_for() -> None:
+    pools = {"reasoning-pool": ["127.0.0.1:1", "127.0.0.1:2"]}
+
+    rendered = render("envoy-gateway", pools=pools, ext_proc=["127.0.0.1:3"], mirrors=["127.0.0.1:4"])
+
+    rule = "httproute/llm/llm/rule"
+    assert ports_by_cluster(rendered) == {
+        f"{rule}/1": [1, 2],
+        f"{rule}/2": [1, 2],
+        f"{rule}/3": [],
+        f"{rule}/1-mirror-0": [4],
+        "envoyextensionpolicy/llm/llm-router/extproc/0": [3],
+    }
+    with pytest.raises(ValueError, match="has no route for pool b"):
+        render("envoy-gateway", pools={"b": []})
+
+
+def test_a_bootstrap_takes_several_services() -> None:
+    services = ["127.0.0.1:3", "127.0.0.1:4"]
+
+    rendered = render("buffered-original-dst", pools={"p": []}, ext_proc=services)
+
+    assert ports_by_cluster(rendered)["extproc"] == [3, 4]
+
+
+def ports_by_cluster(bootstrap: dict[str, Any]) -> dict[str, list[int]]:
+    clusters = [each for each in bootstrap["static_resources"]["clusters"] if "load_assignment" in each]
+    return {
+        cluster["name"]: [
+            entry["endpoint"]["address"]["socket_address"]["port_value"]
+            for entry in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        ]
+        for cluster in clusters
+    }

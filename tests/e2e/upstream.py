@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -46,7 +47,8 @@ class EchoUpstream:
     The answer is JSON: `served_by`, `method`, `path`, `headers` ([[name, value], …]), `body_sha256`,
     `body_bytes`. Query parameters ask for more: `status=503` (that status), `sse_s=2` (server-sent events for
     2 s, one each `every_s`, default 0.1, then `[DONE]`), `hold_s=1` (answers after a second), `reset=0` (resets
-    the connection instead of an answer, or after so many events). A WebSocket is echoed.
+    the connection instead of an answer, or after so many events), `gated` (one event, and `[DONE]` once `gate` is
+    set), `bytes=9` (that many, those of `noise`). A WebSocket is echoed.
 
     `/metrics`, `/health` and `/v1/models` answer as a model server does and are not kept in `requests`.
     """
@@ -55,12 +57,16 @@ class EchoUpstream:
     metrics: str = IDLE_METRICS
     status: int = 200
     """Of answers whose request asks for no other; 0 resets the connection instead."""
+    holds: bool = False
+    """It answers nobody before its `release`."""
     requests: list[Received] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
     aborted: int = 0
     """Requests whose client went away before the answer was complete."""
     port: int = 0
     """0 for a free one; known once started, and kept when started again."""
     _runner: web.AppRunner | None = None
+    _released: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def address(self) -> str:
@@ -83,6 +89,10 @@ class EchoUpstream:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    def release(self) -> None:
+        """Answer those that wait, and all that come."""
+        self._released.set()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -108,6 +118,8 @@ class EchoUpstream:
         received = Received(request.method, request.path_qs, headers, await request.read())
         self.requests.append(received)
         try:
+            if self.holds:
+                await self._released.wait()
             if request.headers.get("upgrade", "").lower() == "websocket":
                 return await self._echo_websocket(request)
             await asyncio.sleep(float(request.query.get("hold_s", 0)))
@@ -115,6 +127,11 @@ class EchoUpstream:
                 return await self._reset(request)
             if "sse_s" in request.query and self.status == 200:
                 return await self._stream_events(request)
+            if "gated" in request.query:
+                return await self._stream_gated(request)
+            if "bytes" in request.query:
+                body = noise(int(request.query["bytes"]))
+                return web.Response(body=body, headers={"x-served-by": self.address})
         except (asyncio.CancelledError, ConnectionError):
             self.aborted += 1
             raise
@@ -145,6 +162,15 @@ class EchoUpstream:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def _stream_gated(self, request: web.Request) -> web.StreamResponse:
+        headers = {"content-type": "text/event-stream", "x-served-by": self.address}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        await response.write(b'data: {"number": 0}\n\n')
+        await self.gate.wait()
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
     async def _reset(self, request: web.Request) -> web.StreamResponse:
         reset(request.transport)
         return await asyncio.get_running_loop().create_future()  # cancelled, as the connection is gone
@@ -159,6 +185,11 @@ class EchoUpstream:
             elif message.type is WSMsgType.BINARY:
                 await socket.send_bytes(message.data)
         return socket
+
+
+def noise(count: int) -> bytes:
+    """So many bytes, the same each time, in which no piece can be taken for another."""
+    return random.Random(count).randbytes(count)
 
 
 @dataclass
