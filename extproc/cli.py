@@ -1,4 +1,4 @@
-"""The commands: `extproc serve | check | explain | bench | sim | demo`."""
+"""The commands: `extproc serve | check | manifests | doctor | explain | bench | sim | demo`."""
 
 from __future__ import annotations
 
@@ -88,11 +88,15 @@ def main() -> None:
     """The console script."""
     from .benchmark.command import bench
     from .demo.command import demo
+    from .doctor.command import doctor
     from .explain_command import explain_command
+    from .manifests.command import manifests
     from .sim.command import sim
 
     cli.add_command(bench)
     cli.add_command(sim)
     cli.add_command(demo)
     cli.add_command(explain_command)
+    cli.add_command(manifests)
+    cli.add_command(doctor)
     cli()

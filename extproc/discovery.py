@@ -19,6 +19,9 @@ from .kube.resource import Resource
 from .member import Member
 from .telemetry import Telemetry
 
+TELL_S = 1.0
+"""A pool's changes within this time are one log line: pods come and go by the hundred when a Deployment is rolled."""
+
 
 class Discovery:
     """Follows the cluster for as long as a pool of the config needs it."""
@@ -41,6 +44,8 @@ class Discovery:
         self._models_changed = models_changed
         self._cluster: Cluster | None = None
         self._running: asyncio.Task[None] | None = None
+        self._untold: dict[str, int] = {}
+        """Changes since the last log line, of pools that had one a short time ago."""
         self._counts = ClusterMetrics(telemetry.metrics.registry, self.feeds, self.leading, clock)
 
     def follow(self, config: Config) -> None:
@@ -87,8 +92,22 @@ class Discovery:
 
     def kube_members(self, pool: str, members: tuple[Member, ...]) -> None:
         self._fleet.replace_members(pool, members, self._clock())
-        self._log.info("pool_members", pool=pool, endpoints=len(members))
         self._members_changed()
+        if pool in self._untold:
+            self._untold[pool] += 1
+        else:
+            self._tell_members(pool, 1)
+
+    def _tell_members(self, pool: str, changes: int) -> None:
+        """The first change is told at once, those after it together."""
+        self._log.info("pool_members", pool=pool, endpoints=self._fleet.size(pool), changes=changes)
+        self._untold[pool] = 0
+        asyncio.get_running_loop().call_later(TELL_S, self._tell_more, pool)
+
+    def _tell_more(self, pool: str) -> None:
+        changes = self._untold.pop(pool)
+        if changes:
+            self._tell_members(pool, changes)
 
     def kube_models(self) -> None:
         self._models_changed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakSet
 
 from . import address as addresses
@@ -56,7 +56,8 @@ class Fleet:
         self._endpoints, self._pools = endpoints, pools
         self._configs = {pool.name: pool for pool in config.pools}
         self._discovered = {name: m for name, m in self._discovered.items() if self._follows(name)}
-        self._look_up()
+        self._by_address = {}
+        self._look_up(endpoint.address for endpoint in endpoints.values())
         self.router = Router(config, pools, loaded_at)
         return self.router
 
@@ -67,18 +68,23 @@ class Fleet:
         """
         if not self._follows(pool):
             return
+        gone, come = _difference(self._discovered.get(pool, ()), members)
         self._discovered[pool] = tuple(members)
-        config = self._configs[pool]
-        endpoints = {_key(pool, member): self._endpoint(config, member) for member in members}
-        for key in [key for key in self._endpoints if key[0] == pool and key not in endpoints]:
+        for key in [_key(pool, member) for member in gone]:
             self._departed[key] = (self._endpoints.pop(key), now)
-        self._endpoints.update(endpoints)
-        for key in endpoints:
-            self._departed.pop(key, None)
-        self._pools[pool].replace(endpoints.values())
+        entered = {member.address: self._enter(self._configs[pool], member) for member in come}
+        in_force = self._pools[pool]
+        found = in_force.by_address | entered
+        in_force.replace(found[member.address] for member in members)
         for superseded in self._superseded.get(pool, ()):
-            superseded.retain(endpoints.values())
-        self._look_up()
+            superseded.retain(frozenset(in_force.endpoints))
+        self._look_up(member.address for member in (*gone, *come))
+
+    def _enter(self, pool: PoolConfig, member: Member) -> Endpoint:
+        key = _key(pool.name, member)
+        endpoint = self._endpoints[key] = self._endpoint(pool, member)
+        self._departed.pop(key, None)
+        return endpoint
 
     def expire(self, now: float) -> None:
         """Let go of what lingered long enough: answers that nobody saw the end of, pods that went."""
@@ -107,11 +113,22 @@ class Fleet:
             endpoint.tried = True  # there is nothing to wait for
         return endpoint
 
-    def _look_up(self) -> None:
-        self._by_address = {}
-        for pool in self._pools.values():
-            for endpoint in pool.endpoints:
-                self._by_address.setdefault(endpoint.address, []).append((pool, endpoint))
+    def _look_up(self, touched: Iterable[str]) -> None:
+        """Other endpoints than before may be at these addresses."""
+        for address in touched:
+            entries = [
+                (pool, endpoint)
+                for pool in self._pools.values()
+                if (endpoint := pool.by_address.get(address)) is not None
+            ]
+            if entries:
+                self._by_address[address] = entries
+            else:
+                self._by_address.pop(address, None)
+
+    def size(self, pool: str) -> int:
+        """How many endpoints *pool* has; 0 where the config in force has no such pool."""
+        return len(self._pools[pool].endpoints) if pool in self._pools else 0
 
     def pools(self) -> Iterator[tuple[PoolConfig, Pool]]:
         """Every pool of the config in force."""
@@ -120,8 +137,9 @@ class Fleet:
 
     def endpoints(self) -> Iterator[tuple[Pool, Endpoint]]:
         """Every (pool, endpoint) of the config in force."""
-        for entries in self._by_address.values():
-            yield from entries
+        for pool in self._pools.values():  # not by address: metrics are read in a thread, while that changes
+            for endpoint in pool.endpoints:
+                yield pool, endpoint
 
     def at(self, address: str) -> list[tuple[Pool, Endpoint]]:
         """The endpoints at *address*: one a pool that names it."""
@@ -154,3 +172,12 @@ class Fleet:
 
 def _key(pool: str, member: Member) -> _Key:
     return pool, member.address, member.uid
+
+
+def _difference(before: Sequence[Member], after: Sequence[Member]) -> tuple[list[Member], list[Member]]:
+    """(gone, come): what is another object counts as gone and come again.
+
+    A cluster of a thousand pods tells of all of them when one changes, and the others are the same objects.
+    """
+    old, new = set(map(id, before)), set(map(id, after))
+    return [each for each in before if id(each) not in new], [each for each in after if id(each) not in old]

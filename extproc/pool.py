@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from statistics import median
 
 import xxhash
@@ -58,13 +58,15 @@ class Pool:
 
     def replace(self, endpoints: Iterable[Endpoint]) -> None:
         """Set the membership; what vanished gets no new request, what it still serves is counted down as usual."""
+        before = frozenset(self.endpoints)
         self.endpoints = tuple(endpoints)
         self.by_address = {endpoint.address: endpoint for endpoint in self.endpoints}
         self._selections = {}
         self.index.keep(self.endpoints)
-        compare(self.endpoints)  # or a new one would count as fast as one of which nothing is known
+        if not before.issuperset(self.endpoints):
+            compare(self.endpoints)  # or a new one would count as fast as one of which nothing is known
 
-    def retain(self, endpoints: Collection[Endpoint]) -> None:
+    def retain(self, endpoints: Set[Endpoint]) -> None:
         """Drop all members but *endpoints*, from what was selected by labels too.
 
         For a pool that was taken over from: streams that began with it must not go to a pod that went since, whose

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from . import address as addresses
 from .config.schema import PoolConfig
+from .endpoint import Endpoint
 from .fleet import Fleet
 from .health import Failure
 from .http_response import Failure as PageFailure
@@ -17,7 +18,7 @@ from .vllm import EngineMetrics
 def scrape_targets(fleet: Fleet) -> list[ScrapeTarget]:
     """What to scrape for *fleet*; an address that two pools scrape alike is scraped once."""
     targets = (
-        _target(config, endpoint.address)
+        _target(config, endpoint)
         for config, pool in fleet.pools()
         if config.metrics.engine != "none"
         for endpoint in pool.endpoints
@@ -25,13 +26,12 @@ def scrape_targets(fleet: Fleet) -> list[ScrapeTarget]:
     return list(dict.fromkeys(targets))
 
 
-def _target(pool: PoolConfig, address: str) -> ScrapeTarget:
-    ip, port = addresses.split(address)
+def _target(pool: PoolConfig, endpoint: Endpoint) -> ScrapeTarget:
     metrics = pool.metrics
     return ScrapeTarget(
-        address=address,
-        host=ip,
-        port=metrics.port or port,
+        address=endpoint.address,
+        host=endpoint.ip,
+        port=metrics.port or int(endpoint.address.rpartition(":")[2]),  # to parse it anew takes ten times as long
         path=metrics.path,
         scheme=metrics.scheme,
         insecure_skip_verify=metrics.insecure_skip_verify,

@@ -101,6 +101,10 @@ class Heard:
         self.faults.append(error)
 
     @property
+    def reasons(self) -> list[str]:
+        return [reason for reason, _ in self.errors]
+
+    @property
     def uids(self) -> dict[str, tuple[str, str]]:
         """(uid, resourceVersion) by name."""
         found = ((obj.metadata.name, obj.metadata) for obj in self.objects.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import shutil
 import subprocess
@@ -36,7 +37,8 @@ def without(args: list[str], *options: str) -> list[str]:
     ]
 
 
-def render(directory: str) -> list[Object]:
+@functools.cache
+def rendered(directory: str) -> str:
     """What kubectl makes of a directory of `k8s/`."""
     program = kubectl()
     assert program is not None
@@ -44,7 +46,11 @@ def render(directory: str) -> list[Object]:
         [program, "kustomize", str(K8S / directory)], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    return list(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
+    return done.stdout
+
+
+def render(directory: str) -> list[Object]:
+    return list(yaml.load_all(rendered(directory), Loader=yaml.CSafeLoader))
 
 
 def by_identity(made: list[Object]) -> dict[tuple[str, str, str], Object]:

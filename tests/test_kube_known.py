@@ -73,8 +73,9 @@ def test_a_late_deletion_does_not_take_away_what_came_back() -> None:
 def test_a_new_uid_replaces_and_nothing_of_the_old_one_counts_any_more() -> None:
     known = listed(meta(90, "old"))
     assert known.put(meta(107, "new")) is True
-    assert [known.put(meta(106, "old")), known.delete(meta(106, "old")), len(known)] == [False, False, 1]
+    assert [known.put(meta(106, "old")), len(known)] == [False, 1]
     assert [known.delete(meta(108, "new")), known.put(meta(106, "old")), len(known)] == [True, False, 0]
+    assert [known.put(meta(109, "third")), known.delete(meta(107, "new")), len(known)] == [True, False, 1]
 
 
 def test_deletions_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from itertools import chain
 
 from ..member import Member
 
@@ -19,6 +20,8 @@ class Claims:
         self._order: list[Owner] = []
         self._by_address: dict[str, list[tuple[str, Owner, Member]]] = {}
         """(rank, owner, member), sorted."""
+        self._contested: set[str] = set()
+        """Addresses that several claim."""
         self._members: tuple[Member, ...] | None = ()
         """What `members` answered last; None: it has changed since."""
 
@@ -30,7 +33,10 @@ class Claims:
         for member in old:
             self._withdraw(owner, member.address)
         for member in members:
-            insort(self._by_address.setdefault(member.address, []), (rank, owner, member))
+            claims = self._by_address.setdefault(member.address, [])
+            insort(claims, (rank, owner, member))
+            if len(claims) > 1:
+                self._contested.add(member.address)
         self._store(owner, tuple(members))
         if before == [self._holder(address) for address in touched]:
             return False
@@ -45,13 +51,12 @@ class Claims:
     def members(self) -> tuple[Member, ...]:
         """Those that have their address, by owner, each owner's in the order that it gave."""
         if self._members is None:
-            self._members = tuple(
-                member
-                for owner in self._order
-                for member in self._by_owner[owner]
-                if self._by_address[member.address][0][1] == owner
-            )
+            claimed = chain.from_iterable(map(self._by_owner.__getitem__, self._order))
+            self._members = tuple(claimed if not self._contested else filter(self._has_its_address, claimed))
         return self._members
+
+    def _has_its_address(self, member: Member) -> bool:
+        return self._by_address[member.address][0][2] is member
 
     def _holder(self, address: str) -> tuple[Owner, Member] | None:
         claims = self._by_address.get(address)
@@ -59,6 +64,8 @@ class Claims:
 
     def _withdraw(self, owner: Owner, address: str) -> None:
         left = [claim for claim in self._by_address[address] if claim[1] != owner]
+        if len(left) < 2:
+            self._contested.discard(address)
         if left:
             self._by_address[address] = left
         else:

@@ -23,8 +23,12 @@ else:
     Nullable = Optional
 
 
-class Lenient(Struct, frozen=True, rename="camel"):
-    """Reads `null` as the field's default: fields are `Nullable[...]`, and for their readers never None."""
+class Lenient(Struct, frozen=True, rename="camel", gc=False):
+    """Reads `null` as the field's default: fields are `Nullable[...]`, and for their readers never None.
+
+    Not for the garbage collector to walk: none refers to another in a circle, and a collection of a thousand pods' would
+    stall the requests that this loop routes.
+    """
 
     def __post_init__(self) -> None:
         for name, default in _defaults(type(self)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -54,6 +55,7 @@ class PoolFollower:
         self._membership: PodMembers | SliceMembers | None = None
         self._renewed = True
         """Whether the membership is another than that of which members were told."""
+        self._soon: asyncio.Handle | None = None
         self._members: tuple[Member, ...] | None = None
         """As told; None: nothing yet."""
         self._problem = ""
@@ -215,6 +217,8 @@ class PoolFollower:
         """Nothing is told any more."""
         for what in list(self._ears):
             self._stop(what)
+        if self._soon is not None:
+            self._soon.cancel()
 
     # -- what is told -----------------------------------------------------------------------------------------
 
@@ -228,14 +232,21 @@ class PoolFollower:
         self._look(False)
 
     def _look(self, changed: bool) -> None:
+        """In this turn of the event loop still: events that came together are told of as one."""
+        self._renewed |= changed
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._settle)
+
+    def _settle(self) -> None:
+        self._soon = None
         members = self._membership
         if members is None or not self._complete():
             return
         if isinstance(members, SliceMembers) and members.undecided and self._members:
             pass  # a second port is no reason to take the first away; once it is clear which is meant, we tell
-        elif changed or self._renewed:
-            self._renewed = False
+        elif self._renewed:
             self._tell(members.members())
+            self._renewed = False
         self._note(members.problem() or "")
 
     def _complete(self) -> bool:
@@ -249,8 +260,8 @@ class PoolFollower:
 
     def _tell(self, members: tuple[Member, ...]) -> None:
         if members != self._members:
-            self._members = members
             self._told.members(self.pool, members)
+            self._members = members
 
     def _note(self, problem: str) -> None:
         if problem != self._problem:
