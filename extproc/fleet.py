@@ -27,8 +27,8 @@ class Fleet:
 
     def __init__(self) -> None:
         self.router: Router | None = None
-        self._discovered: dict[str, tuple[Member, ...]] = {}
-        """Of pools that a cluster tells of: what it last told; without an entry: nothing yet."""
+        self._discovered: dict[str, dict[int, Member]] = {}
+        """Of pools that a cluster tells of: what it last told, by identity; without an entry: nothing yet."""
         self._endpoints: dict[_Key, Endpoint] = {}
         self._departed: dict[_Key, tuple[Endpoint, float]] = {}
         """Pods that went, and when."""
@@ -68,8 +68,10 @@ class Fleet:
         """
         if not self._follows(pool):
             return
-        gone, come = _difference(self._discovered.get(pool, ()), members)
-        self._discovered[pool] = tuple(members)
+        before, after = self._discovered.get(pool, {}), _by_identity(members)
+        self._discovered[pool] = after
+        gone = [before[identity] for identity in before.keys() - after.keys()]
+        come = [after[identity] for identity in after.keys() - before.keys()]
         for key in [_key(pool, member) for member in gone]:
             self._departed[key] = (self._endpoints.pop(key), now)
         entered = {member.address: self._enter(self._configs[pool], member) for member in come}
@@ -99,9 +101,9 @@ class Fleet:
         config = self._configs.get(pool)
         return config is not None and config.kubernetes is not None
 
-    def _members(self, pool: PoolConfig) -> Sequence[Member]:
+    def _members(self, pool: PoolConfig) -> Iterable[Member]:
         if pool.kubernetes is not None:
-            return self._discovered.get(pool.name, ())
+            return self._discovered.get(pool.name, {}).values()
         return [Member(addresses.normalise(each.address), each.labels) for each in pool.members()]
 
     def _endpoint(self, pool: PoolConfig, member: Member) -> Endpoint:
@@ -174,10 +176,6 @@ def _key(pool: str, member: Member) -> _Key:
     return pool, member.address, member.uid
 
 
-def _difference(before: Sequence[Member], after: Sequence[Member]) -> tuple[list[Member], list[Member]]:
-    """(gone, come): what is another object counts as gone and come again.
-
-    A cluster of a thousand pods tells of all of them when one changes, and the others are the same objects.
-    """
-    old, new = set(map(id, before)), set(map(id, after))
-    return [each for each in before if id(each) not in new], [each for each in after if id(each) not in old]
+def _by_identity(members: Sequence[Member]) -> dict[int, Member]:
+    """A cluster of a thousand pods tells of all of them when one changes, and the others are the same objects."""
+    return dict(zip(map(id, members), members, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from operator import attrgetter
 from statistics import median
 
 import xxhash
@@ -35,6 +36,8 @@ MAX_SPEED_RATIO = 30.0
 
 Labels = Mapping[str, str]
 
+_address_of = attrgetter("address")
+
 
 class Pool:
     """Endpoints in a fixed order, replaced as a whole when membership changes."""
@@ -60,7 +63,7 @@ class Pool:
         """Set the membership; what vanished gets no new request, what it still serves is counted down as usual."""
         before = frozenset(self.endpoints)
         self.endpoints = tuple(endpoints)
-        self.by_address = {endpoint.address: endpoint for endpoint in self.endpoints}
+        self.by_address = dict(zip(map(_address_of, self.endpoints), self.endpoints, strict=True))
         self._selections = {}
         self.index.keep(self.endpoints)
         if not before.issuperset(self.endpoints):
