@@ -141,7 +141,10 @@ def _cluster(directory: Path, pods: int, metrics: Mapping[str, Any], port: int =
         kubeconfig = directory / "kubeconfig"
         kubeconfig.write_text(yaml.safe_dump(_kubeconfig(url)))
         source = {"inference_pool": POOL, "namespace": NAMESPACE}
-        config = {"pools": [{"name": "bench", "kubernetes": source, "metrics": dict(metrics)}]}
+        config = {
+            "pools": [{"name": "bench", "kubernetes": source, "metrics": dict(metrics)}],
+            "list_models": "forward",  # or each pod would be asked for its models
+        }
         flags = ("--kubeconfig", str(kubeconfig), "--drain-delay", "0")
         with Service(config, directory, *flags, name="churn") as service:
             yield Cluster(server, service)

@@ -31,7 +31,8 @@ def _target(pool: PoolConfig, endpoint: Endpoint) -> ScrapeTarget:
     return ScrapeTarget(
         address=endpoint.address,
         host=endpoint.ip,
-        port=metrics.port or int(endpoint.address.rpartition(":")[2]),  # to parse it anew takes ten times as long
+        port=metrics.port
+        or int(endpoint.address.rpartition(":")[2]),  # to parse it anew takes ten times as long
         path=metrics.path,
         scheme=metrics.scheme,
         insecure_skip_verify=metrics.insecure_skip_verify,

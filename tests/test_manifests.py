@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from manifest_runs import GUIDE, Object, config_of, objects, of_kind, printed
 
@@ -320,3 +322,19 @@ def test_the_same_input_prints_the_same_text_with_reasons() -> None:
     assert text == printed("-f", str(GUIDE))
     assert "requestTimeout: 0s  # none: Envoy's default cuts every answer after 15 s, with 504" in text
     assert max(map(len, text.splitlines())) < 160
+
+
+@pytest.mark.parametrize(
+    ("flags", "open_", "status", "reason"),
+    [((), False, 404, "no_route"), (("--fail-open",), True, 503, "no_router")],
+)
+def test_answers_outlive_a_router_that_dies_only_where_asked(
+    flags: tuple[str, ...], open_: bool, status: int, reason: str
+) -> None:
+    made = objects("-f", "-", "--gateway", "g", *flags, stdin=MIRRORED)
+    (processor,) = of_kind(made, "EnvoyExtensionPolicy")["spec"]["extProc"]
+    assert processor["failOpen"] is open_
+    answer = of_kind(made, "HTTPRouteFilter")["spec"]["directResponse"]
+    assert answer["statusCode"] == status
+    assert answer["header"]["set"] == [{"name": "x-extproc-reason", "value": reason}]
+    assert json.loads(answer["body"]["inline"])["error"].keys() == {"message", "type", "param", "code"}

@@ -26,8 +26,8 @@ else:
 class Lenient(Struct, frozen=True, rename="camel", gc=False):
     """Reads `null` as the field's default: fields are `Nullable[...]`, and for their readers never None.
 
-    Not for the garbage collector to walk: none refers to another in a circle, and a collection of a thousand pods' would
-    stall the requests that this loop routes.
+    Not for the garbage collector to walk: none refers to another in a circle, and walking a thousand pods would stall
+    the requests that this loop routes.
     """
 
     def __post_init__(self) -> None:

@@ -68,6 +68,11 @@ class _Service(click.ParamType[tuple[str, tuple[str, int]]]):
     help="Where the gateway's Envoys run.  [default: envoy-gateway-system; with istio the Gateway's]",
 )
 @click.option("--with-gateway", is_flag=True, help="The Gateway and its GatewayClass too.")
+@click.option(
+    "--fail-open",
+    is_flag=True,
+    help="Answers outlive a router that dies; leans on the header removal in the ClientTrafficPolicy.",
+)
 @click.option("--service-monitor", is_flag=True, help="A ServiceMonitor for the Prometheus operator.")
 @click.option("--part", type=click.Choice(PARTS), default="all", show_default=True, help="Ours, or the rest.")
 @click.option("--output", type=_DIRECTORY, help="A directory for kustomize instead of stdout.")

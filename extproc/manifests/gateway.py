@@ -25,9 +25,7 @@ def extension_policy(plan: Plan, routes: list[str]) -> Object:
     processor: Object = {
         "backendRefs": [{"kind": "Service", "name": plan.name, "port": GRPC_PORT}],
         "messageTimeout": Why(f"{plan.message_timeout_s}s", timeout),
-        "failOpen": Why(
-            False, "open would send requests to any pod, unpinned and with the client's model name"
-        ),
+        "failOpen": _fail_open(plan),
         "statusOnError": Why(503, "what clients retry; the default is 500"),
         "processingMode": _processing_mode(),
         "metadata": {
@@ -44,6 +42,14 @@ def extension_policy(plan: Plan, routes: list[str]) -> Object:
         "metadata": metadata(plan),
         "spec": {"targetRefs": _routes(routes), "extProc": [processor]},
     }
+
+
+def _fail_open(plan: Plan) -> Why:
+    if plan.fail_open:
+        why = "answers outlive a router that dies; what enters meanwhile ends at the entry rule, as no client can name a pool"
+        return Why(True, why)
+    why = "no request passes us by; a router that dies takes the answers with it that it counts (--fail-open spares them)"
+    return Why(False, why)
 
 
 def _processing_mode() -> Object:

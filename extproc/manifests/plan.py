@@ -86,6 +86,8 @@ class Plan(Struct, frozen=True):
     """Where the gateway's Envoys run."""
     with_gateway: bool = False
     service_monitor: bool = False
+    fail_open: bool = False
+    """Whether answers that are under way outlive a router that dies."""
 
     @property
     def labels(self) -> dict[str, str]:

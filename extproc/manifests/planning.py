@@ -36,6 +36,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     envoy_namespace: str | None = None
     with_gateway: bool = False
     service_monitor: bool = False
+    fail_open: bool = False
 
 
 def make(wish: Wish, documents: Documents) -> Plan:
@@ -58,6 +59,7 @@ def make(wish: Wish, documents: Documents) -> Plan:
         or (gateway.namespace if wish.target == "istio" else ENVOY_NAMESPACE),
         with_gateway=wish.with_gateway,
         service_monitor=wish.service_monitor,
+        fail_open=wish.fail_open,
     )
     _check_services(wish, config)
     pools = [_pool(wish, documents, plan, pool, index) for index, pool in enumerate(config.pools)]

@@ -22,6 +22,14 @@ NO_ROUTE = {
         "code": "model_not_found",
     }
 }
+NO_ROUTER = {
+    "error": {
+        "message": "the router is not available; try again",
+        "type": "server_error",
+        "param": None,
+        "code": "no_router",
+    }
+}
 
 
 def route_names(plan: Plan) -> list[str]:
@@ -65,18 +73,23 @@ def pool_route(plan: Plan) -> Object:
 
 def no_route(plan: Plan) -> Object:
     """HTTPRouteFilter: the answer of the entry rule."""
-    body = Why(json.dumps(NO_ROUTE), "as OpenAI's clients expect it")
+    status, reason, answer = (
+        Why(404, "seen only where the config has a pool without a rule"),
+        "no_route",
+        NO_ROUTE,
+    )
+    if plan.fail_open:
+        status, reason, answer = Why(503, "seen while no router is there"), "no_router", NO_ROUTER
+    body = Why(json.dumps(answer), "as OpenAI's clients expect it")
     return {
         "apiVersion": f"{ENVOY_GATEWAY}/v1alpha1",
         "kind": "HTTPRouteFilter",
         "metadata": metadata(plan),
         "spec": {
             "directResponse": {
-                "statusCode": Why(
-                    404, "seen only where the config has a pool that this route has no rule for"
-                ),
+                "statusCode": status,
                 "contentType": "application/json",
-                "header": {"set": [{"name": "x-extproc-reason", "value": "no_route"}]},
+                "header": {"set": [{"name": "x-extproc-reason", "value": reason}]},
                 "body": {"type": "Inline", "inline": body},
             }
         },
