@@ -46,10 +46,8 @@ def extension_policy(plan: Plan, routes: list[str]) -> Object:
 
 def _fail_open(plan: Plan) -> Why:
     if plan.fail_open:
-        why = "answers outlive a router that dies; what enters meanwhile ends at the entry rule, as no client can name a pool"
-        return Why(True, why)
-    why = "no request passes us by; a router that dies takes the answers with it that it counts (--fail-open spares them)"
-    return Why(False, why)
+        return Why(True, "answers outlive a router that dies; what enters meanwhile ends at the entry rule")
+    return Why(False, "no request passes us by; a router that dies takes with it the answers that it counts")
 
 
 def _processing_mode() -> Object:

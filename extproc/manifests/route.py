@@ -14,7 +14,7 @@ from .workload import metadata
 
 MAX_RULES = 16
 """Of one HTTPRoute (Gateway API); more pools get a second."""
-NO_ROUTE = {
+NO_ROUTE: Object = {
     "error": {
         "message": "no route for this model",
         "type": "invalid_request_error",
@@ -22,7 +22,7 @@ NO_ROUTE = {
         "code": "model_not_found",
     }
 }
-NO_ROUTER = {
+NO_ROUTER: Object = {
     "error": {
         "message": "the router is not available; try again",
         "type": "server_error",
