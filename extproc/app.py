@@ -38,6 +38,8 @@ HOUSEKEEPING_S = 1.0
 TARGETS_S = 0.05
 """Pods that come within this time are taken up together: it is a quarter of the usual interval between scrapes."""
 READINESS_INTERVAL_S = 0.1
+REMIND_S = 10.0
+"""Longer than lists and scrapes take: who is not ready by then waits for something that an operator has to see to."""
 REFUSAL_S = 2.0
 """After the drain: for the 503s to leave."""
 
@@ -88,9 +90,7 @@ class App:
             self._members_changed,
             self._models_changed,
         )
-        self.http = HttpServer(
-            self.metrics.registry, self.not_ready, self.discovery.notes, self.describe, self.explain
-        )
+        self.http = HttpServer(self.metrics.registry, self.not_ready, self.notes, self.describe, self.explain)
         listener = ScrapeListener(self.fleet, self.telemetry, self.clock, self.processor.dispatcher.poke)
         self.scraper = Scraper(listener, self._scrape_bug)
         self.watcher = ConfigWatcher(options.config, config_hash, self.apply, self.refuse)
@@ -121,6 +121,10 @@ class App:
         if waiting:
             reasons.append(f"not scraped yet: {', '.join(waiting[:10])}{' …' * (len(waiting) > 10)}")
         return reasons
+
+    def notes(self) -> list[str]:
+        """What is not as it should be, besides `not_ready`: of pools that a reload brought, too."""
+        return [*(self.discovery.waiting() if self._was_ready else ()), *self.discovery.notes()]
 
     def describe(self) -> dict[str, Any]:
         """`/debug/state`."""
@@ -184,6 +188,7 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _signalled, stop)
+        loop.set_exception_handler(self._loop_fault)
         host, port = _split(self.options.http_address)
         grpc_host, _ = _split(self.options.grpc_address)
         try:
@@ -232,13 +237,16 @@ class App:
         self.log.info("stopped")
 
     async def _tell_readiness(self) -> None:
-        ready = False
+        ready, told_at = False, self.clock()
         while not self._draining:
             if ready is bool(self.not_ready()):
                 ready = not ready
                 self._was_ready |= ready
                 await self.grpc.set_ready(ready and not self._draining)
                 self.log.info("ready" if ready else "not_ready", reasons=self.not_ready())
+            elif not ready and self.clock() - told_at >= REMIND_S:
+                told_at = self.clock()
+                self.log.warning("not_ready", reasons=self.not_ready())
             await asyncio.sleep(READINESS_INTERVAL_S)
 
     async def _follow_targets(self) -> None:
@@ -266,6 +274,12 @@ class App:
         if pool is None or router.config.list_models != "answer":
             return []
         return list(router.pools[pool].endpoints)
+
+    def _loop_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a callback raised, or a task that nobody awaited."""
+        error = context.get("exception")
+        self.metrics.internal_errors.inc()
+        self.log.error("loop_fault", message=context.get("message"), exc_info=error)
 
     def _scrape_bug(self, target: object, error: Exception, unreported: int) -> None:
         self.metrics.internal_errors.inc()

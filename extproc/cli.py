@@ -80,8 +80,13 @@ def check(file: Path) -> None:
         sys.exit(1)
     endpoints = sum(len(pool.members()) for pool in config.pools)
     followed = sum(pool.kubernetes is not None for pool in config.pools)
-    pools = f"{len(config.pools)} pools" + (f" ({followed} of them in the cluster)" if followed else "")
-    click.echo(f"{file}: valid; {pools}, {endpoints} endpoints, {len(config.models)} models")
+    pools = _counted(len(config.pools), "pool") + (f" ({followed} in the cluster)" if followed else "")
+    models = _counted(len(config.models), "model")
+    click.echo(f"{file}: valid; {pools}, {_counted(endpoints, 'endpoint')}, {models}")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def main() -> None:

@@ -80,5 +80,5 @@ class _SourceCollector(Collector):
         """Several pools may follow pods of one namespace."""
         found: dict[tuple[str, str], list[SourceStatus]] = {}
         for resource, status in self._sources():
-            found.setdefault((resource.title, resource.namespace or ""), []).append(status)
+            found.setdefault((resource.full_title, resource.namespace or ""), []).append(status)
         return found

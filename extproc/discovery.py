@@ -119,7 +119,7 @@ class Discovery:
             self._log.info("pool_problem_over", pool=pool)
 
     def kube_object(self, resource: Resource, name: str, error: str) -> None:
-        self._counts.unreadable.labels(resource.title).inc()
+        self._counts.unreadable.labels(resource.full_title).inc()
         self._log.warning("kubernetes_object_unreadable", resource=str(resource), name=name, fault=error)
 
     def kube_report(self, text: str) -> None:
@@ -130,16 +130,16 @@ class Discovery:
         log("kubernetes_source", resource=str(resource), state=status.state, detail=status.detail)
 
     def kube_event(self, resource: Resource, type: str) -> None:
-        self._counts.events.labels(resource.title, type).inc()
+        self._counts.events.labels(resource.full_title, type).inc()
 
     def kube_error(self, resource: Resource, reason: str, detail: str) -> None:
-        self._counts.errors.labels(resource.title, reason).inc()
+        self._counts.errors.labels(resource.full_title, reason).inc()
         self._log.debug("kubernetes_error", resource=str(resource), reason=reason, detail=detail)
 
     def kube_write_failed(self, resource: Resource, reason: str, detail: str) -> None:
-        self._counts.errors.labels(resource.title, reason).inc()
+        self._counts.errors.labels(resource.full_title, reason).inc()
         self._log.warning("kubernetes_write_failed", resource=str(resource), reason=reason, detail=detail)
 
-    def kube_fault(self, resource: Resource, error: Exception) -> None:
+    def kube_fault(self, where: Resource | str, error: Exception) -> None:
         self._metrics.internal_errors.inc()
-        self._log.error("kubernetes_fault", resource=str(resource), exc_info=error)
+        self._log.error("kubernetes_fault", resource=str(where), exc_info=error)

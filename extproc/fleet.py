@@ -46,6 +46,7 @@ class Fleet:
         endpoints: dict[_Key, Endpoint] = {}
         pools: dict[str, Pool] = {}
         for pool_config in config.pools:
+            self._hold(pool_config)
             members = self._members(pool_config)
             found = {_key(pool_config.name, each): self._endpoint(pool_config, each) for each in members}
             before = self._pools.get(pool_config.name)
@@ -101,6 +102,13 @@ class Fleet:
         config = self._configs.get(pool)
         return config is not None and config.kubernetes is not None
 
+    def _hold(self, pool: PoolConfig) -> None:
+        """A pool of the file that the cluster is to tell of from now on keeps its members until it does."""
+        before = self._pools.get(pool.name)
+        if pool.kubernetes is not None and before is not None and pool.name not in self._discovered:
+            held = [Member(each.address, dict(each.labels), each.uid) for each in before.endpoints]
+            self._discovered[pool.name] = _by_identity(held)
+
     def _members(self, pool: PoolConfig) -> Iterable[Member]:
         if pool.kubernetes is not None:
             return self._discovered.get(pool.name, {}).values()
@@ -139,8 +147,8 @@ class Fleet:
 
     def endpoints(self) -> Iterator[tuple[Pool, Endpoint]]:
         """Every (pool, endpoint) of the config in force."""
-        for pool in self._pools.values():  # not by address: metrics are read in a thread, while that changes
-            for endpoint in pool.endpoints:
+        for pool in self._pools.values():  # replaced as a whole, never changed: metrics are read in a thread
+            for endpoint in pool.by_address.values():
                 yield pool, endpoint
 
     def at(self, address: str) -> list[tuple[Pool, Endpoint]]:

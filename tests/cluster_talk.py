@@ -63,7 +63,7 @@ class Observed:
     def kube_error(self, resource: Resource, reason: str, detail: str) -> None:
         pass
 
-    def kube_fault(self, resource: Resource, error: Exception) -> None:
+    def kube_fault(self, where: Resource | str, error: Exception) -> None:
         self.faults.append(error)
 
 
@@ -97,9 +97,9 @@ class Talk:
 
 
 @asynccontextmanager
-async def talking(api: KubeApi, text: str) -> AsyncIterator[Talk]:
+async def talking(api: KubeApi, text: str, told: Observed | None = None) -> AsyncIterator[Talk]:
     """A cluster that follows what the config *text* needs."""
-    told = Observed()
+    told = told or Observed()
     cluster = Cluster(KubeClient(Plain(api.url)), told, time.monotonic, random.Random(1), QUICK)
     running = asyncio.create_task(cluster.run(), name="kubernetes")
     talk = Talk(api, cluster, told, parse_config(text.encode()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from cluster_talk import talking
@@ -61,11 +62,12 @@ async def test_a_pool_that_is_not_there_has_no_members_and_says_so_until_it_come
     async with talking(api, POOL) as talk:
         await talk.until("p")
         assert talk.told.problems == {"p": "there is no InferencePool vllm in namespace llm"}
-        assert talk.cluster.waiting() == []
-        assert talk.cluster.notes() == ["pool p: there is no InferencePool vllm in namespace llm"]
+        missing = ["pool p: there is no InferencePool vllm in namespace llm"]
+        await api.until(lambda: talk.cluster.waiting() == missing)
+        assert talk.cluster.notes() == missing
         api.put(inference_pool("vllm", selector=APP))
         await talk.until("p", A, B)
-        assert talk.told.problems == {"p": ""}
+        assert (talk.told.problems, talk.cluster.waiting()) == ({"p": ""}, [])
         api.delete("inferencepools.inference.networking.k8s.io", "llm", "vllm")
         await talk.until("p")
 
@@ -73,7 +75,6 @@ async def test_a_pool_that_is_not_there_has_no_members_and_says_so_until_it_come
 async def test_without_any_crd_of_inference_pools_it_is_the_same() -> None:
     async with KubeApi(crds=[]) as bare, talking(bare, POOL) as talk:
         await talk.until("p")
-        await bare.until(lambda: talk.cluster.waiting() == [])
         assert talk.told.problems == {"p": "there is no InferencePool vllm in namespace llm"}
         two_pods(bare)
         bare.install("inferencepools.inference.networking.x-k8s.io", "v1alpha1")
@@ -87,6 +88,65 @@ async def test_a_pool_that_selects_every_pod_selects_none(api: KubeApi) -> None:
     async with talking(api, POOL) as talk:
         await talk.until("p")
         assert talk.told.problems == {"p": "InferencePool vllm: its selector is empty, which selects nothing"}
+
+
+@pytest.mark.parametrize("fault", [{"targetPorts": [{"number": "eighty"}]}, {"selector": {}}])
+async def test_a_pool_that_says_nothing_usable_any_more_keeps_its_endpoints_and_follows_its_pods(
+    api: KubeApi, fault: dict[str, Any]
+) -> None:
+    two_pods(api)
+    api.put(inference_pool("vllm", selector=APP))
+    async with talking(api, POOL) as talk:
+        await talk.until("p", A, B)
+        broken = inference_pool("vllm", selector=APP)
+        broken["spec"] |= fault
+        api.put(broken)
+        await api.until(lambda: talk.told.problems.get("p"))
+        api.delete("pods", "llm", "vllm-0")
+        await talk.until("p", B)
+        assert talk.told.problems["p"].startswith("InferencePool vllm")
+        api.put(inference_pool("vllm", selector=APP, ports=[9000]))
+        await talk.until("p", "10.0.0.2:9000")
+        assert talk.told.problems["p"] == ""
+
+
+async def test_a_pool_that_is_missing_keeps_nobody_from_being_ready_who_has_another(api: KubeApi) -> None:
+    two_pods(api)
+    api.put(inference_pool("vllm", selector=APP))
+    async with talking(api, POOL.replace("]", ", {name: q, kubernetes: {inference_pool: typo}}]")) as talk:
+        await talk.until("p", A, B)
+        await talk.until("q")
+        await api.until(lambda: talk.cluster.waiting() == [])
+    async with talking(
+        api, POOL.replace("vllm}", "typo}").replace("]", ", {name: q, endpoints: []}]")
+    ) as talk:
+        await talk.until("p")
+        await api.until(lambda: talk.cluster.waiting() == [])
+
+
+async def test_where_lists_are_allowed_and_watches_are_not_it_is_listed_now_and_then(api: KubeApi) -> None:
+    two_pods(api)
+    api.forbid("watch", "pods")
+    async with talking(api, SELECTOR.replace("[8000, 8001]", "8000")) as talk:
+        await talk.until("p", A, B)
+        api.delete("pods", "llm", "vllm-0")
+        await talk.until("p", B)
+        assert 'resources: ["pods"], verbs: ["watch"]' in talk.cluster.notes()[0]
+
+
+async def test_why_a_pool_is_empty_is_said(api: KubeApi) -> None:
+    api.put(
+        inference_pool("vllm", selector=APP),
+        pod("a", "10.0.0.1", labels=APP, ready=False),
+        pod("b", "10.0.0.2", labels=APP, ready=False),
+        pod("c", "10.0.0.3", labels=APP, annotations={"extproc/cordon": ""}),
+    )
+    async with talking(api, POOL) as talk:
+        await talk.until("p")
+        assert talk.cluster.notes() == ["pool p: it has no endpoints (1 cordoned, 2 not ready)"]
+        api.put(pod("a", "10.0.0.1", labels=APP))
+        await talk.until("p", A)
+        assert talk.cluster.notes() == []
 
 
 async def test_a_selector_with_two_ports_makes_two_endpoints_of_a_pod(api: KubeApi) -> None:
@@ -269,6 +329,15 @@ async def test_a_service_that_gains_a_second_port_keeps_its_endpoints_and_the_op
         api.put(endpoint_slice(endpoints=[endpoint("10.0.0.2", pod="vllm-1")]))
         await talk.until("p", B)
         assert talk.told.problems == {"p": ""}
+
+
+async def test_a_service_that_is_not_there_is_told_of_until_it_comes(api: KubeApi) -> None:
+    async with talking(api, SERVICE) as talk:
+        await talk.until("p")
+        await api.until(lambda: talk.cluster.notes() == ["pool p: there is no such Service"])
+        api.put(service("vllm", selector={}), endpoint_slice(endpoints=[endpoint("10.0.0.1")]))
+        await talk.until("p", A)
+        await api.until(lambda: talk.cluster.notes() == [])
 
 
 async def test_a_service_that_is_scaled_to_zero_has_no_endpoints_and_no_problem(api: KubeApi) -> None:

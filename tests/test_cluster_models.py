@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from cluster_talk import talking
@@ -17,9 +20,11 @@ from kube_objects import (
 )
 
 from extproc.config.schema import Criticality, ModelConfig, ObjectiveConfig, TargetConfig
+from extproc.kube.models import Merged, merge
 
 POOL = "pools: [{name: p, kubernetes: {inference_pool: vllm}}]"
 MODELS = "inferencemodels.inference.networking.x-k8s.io"
+THEN = "2026-01-01T00:00:00Z"
 QWQ = ModelConfig("qwq", "p", criticality=Criticality.CRITICAL, targets=[TargetConfig("qwq-32b", 100)])
 
 
@@ -143,6 +148,130 @@ async def test_without_the_right_to_write_statuses_the_models_count_all_the_same
         assert 'apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["get"]' in detail
 
 
+async def test_a_status_that_is_written_is_no_change_of_models(api: KubeApi) -> None:
+    api.put(inference_model("a", model="qwq", targets={"qwq-32b": 100}))
+    async with talking(api, POOL) as talk:
+        await api.until(lambda: talk.told.model_changes == 1 and talk.merged())
+        await api.until(lambda: "Accepted" in talk.conditions("inferencemodels", "a"))
+        await api.until(lambda: talk.cluster._models._restated)  # it has come back
+        api.put(inference_model("b", model="other"))
+        await api.until(lambda: len(talk.merged().models) == 2)
+        assert talk.told.model_changes == 2
+
+
+async def test_a_status_that_changes_during_a_merge_is_the_one_that_counts(
+    api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merging, go_on = threading.Event(), threading.Event()
+
+    def merge_slowly(*args: Any) -> Merged:
+        merging.set()
+        assert go_on.wait(10)
+        return merge(*args)
+
+    monkeypatch.setattr("extproc.kube.cluster_models.merge", merge_slowly)
+    api.put(inference_model("a", model="qwq"))
+    async with talking(api, POOL) as talk:
+        await asyncio.to_thread(merging.wait, 10)
+        seen = api.get("inferencemodels", "llm", "a")["metadata"]["resourceVersion"]
+        ready = {
+            "type": "Ready",
+            "status": "True",
+            "reason": "Fine",
+            "message": "",
+            "lastTransitionTime": THEN,
+        }
+        for number in range(3):
+            api.put(
+                inference_model("a", model="qwq", status={"conditions": [ready | {"message": str(number)}]})
+            )
+        known = api.get("inferencemodels", "llm", "a")["metadata"]["resourceVersion"]
+        assert known != seen
+        await api.until(lambda: talk.cluster._models._restated)
+        await api.until(
+            lambda: known in [o.metadata.resource_version for o in talk.cluster._models._restated.values()]
+        )
+        assert len(talk.cluster._models._restated) <= 2  # the object, in each version of the API
+        go_on.set()
+        await api.until(lambda: talk.told.model_changes and talk.merged())
+        await api.until(lambda: "Accepted" in talk.conditions("inferencemodels", "a"))
+        assert talk.conditions("inferencemodels", "a")["Ready"] == ("True", "Fine")
+        assert len(api.asked("PATCH", "/inferencemodels")) == 1  # not first upon what was merged
+
+
+async def test_requests_are_routed_while_models_are_merged(
+    api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merging, routed = threading.Event(), threading.Event()
+
+    def merge_slowly(*args: Any) -> Merged:
+        merging.set()
+        assert routed.wait(10), "the event loop stood still"
+        return merge(*args)
+
+    monkeypatch.setattr("extproc.kube.cluster_models.merge", merge_slowly)
+    api.put(inference_model("a", model="qwq", targets={"qwq-32b": 100}))
+    async with talking(api, POOL) as talk:
+        await asyncio.to_thread(merging.wait, 10)
+        assert talk.cluster.waiting() == ["models were not listed yet"]
+        routed.set()
+        await api.until(lambda: talk.told.model_changes and talk.merged().models == [QWQ])
+        assert talk.cluster.waiting() == []
+
+
+async def test_a_config_that_comes_during_a_merge_is_merged_instead(
+    api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merging, go_on = threading.Event(), threading.Event()
+
+    def merge_slowly(*args: Any) -> Merged:
+        merging.set()
+        assert go_on.wait(10)
+        return merge(*args)
+
+    api.put(inference_model("a", model="qwq", targets={"qwq-32b": 100}))
+    monkeypatch.setattr("extproc.kube.cluster_models.merge", merge_slowly)
+    async with talking(api, POOL) as talk:
+        await asyncio.to_thread(merging.wait, 10)
+        talk.follow(POOL + "\nmodels: [{name: mine, pool: p}]")
+        go_on.set()
+        await api.until(lambda: talk.told.model_changes)
+        assert [model.name for model in talk.merged().models] == ["mine", "qwq"]
+
+
+async def test_objects_that_bring_about_a_bug_are_reported_and_keep_nobody_from_serving(
+    api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*args: Any) -> Merged:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("extproc.kube.cluster_models.merge", stumble)
+    monkeypatch.setattr("extproc.kube.cluster.FAULT_PAUSE_S", 0.01)
+    async with talking(api, POOL) as talk:
+        await api.until(lambda: talk.told.faults)
+        assert talk.cluster.waiting() == []
+        talk.told.faults.clear()
+        monkeypatch.setattr("extproc.kube.cluster_models.merge", merge)
+        api.put(inference_model("a", model="qwq", targets={"qwq-32b": 100}))
+        await api.until(lambda: talk.told.model_changes and talk.merged().models == [QWQ])
+
+
+async def test_models_of_another_namespace_come_even_where_a_kind_is_forbidden_there(api: KubeApi) -> None:
+    api.put(
+        inference_pool("vllm", namespace="two", selector={"app": "vllm"}),
+        inference_model("a", model="first"),
+        inference_model("b", model="second", namespace="two"),
+    )
+    api.forbid("list", "inferenceobjectives", namespace="two")
+    api.fail_next(
+        6, 503, method="GET", path="/namespaces/two/inferenceobjectives"
+    )  # it is the last to be known
+    async with talking(api, POOL) as talk:
+        await api.until(lambda: [model.name for model in talk.merged().models] == ["first"])
+        talk.follow(POOL.replace("vllm}", "vllm, namespace: two}"))
+        await api.until(lambda: [model.name for model in talk.merged().models] == ["second"])
+
+
 async def test_models_are_waited_for_unless_they_cannot_be_had(api: KubeApi) -> None:
     api.fail_next(40, 503, method="GET", path="/inferencemodels")
     async with talking(api, POOL) as talk:
@@ -154,7 +283,7 @@ async def test_models_are_waited_for_unless_they_cannot_be_had(api: KubeApi) -> 
         bare.put(inference_pool("vllm", selector={"app": "vllm"}))
         async with talking(bare, POOL) as talk:
             await bare.until(lambda: talk.told.model_changes and talk.cluster.waiting() == [])
-            assert talk.cluster.notes() == []
+            assert talk.cluster.notes() == ["pool p: it has no endpoints (no pods)"]
     api.forbid("list", "inferencemodels")
     async with talking(api, POOL) as talk:
         await api.until(lambda: talk.told.model_changes and talk.cluster.waiting() == [])

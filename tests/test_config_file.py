@@ -44,7 +44,7 @@ def test_they_can_be_checked(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["check", str(file)])
     assert (result.exit_code, result.output) == (
         0,
-        f"{file}: valid; 1 pools (1 of them in the cluster), 0 endpoints, 1 models\n",
+        f"{file}: valid; 1 pool (1 in the cluster), 0 endpoints, 1 model\n",
     )
 
 

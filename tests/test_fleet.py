@@ -254,10 +254,13 @@ def test_what_the_cluster_tells_of_a_pool_that_is_not_followed_changes_nothing()
     assert at(of, "10.0.0.1:80").uid == ""
 
 
-def test_a_pool_that_leaves_the_cluster_for_the_file_and_comes_back_begins_anew() -> None:
-    of = fleet(CLUSTER)
+def test_a_pool_that_moves_from_the_file_to_the_cluster_keeps_its_endpoints_until_that_tells() -> None:
+    of = fleet(TWO)
+    apply(of, CLUSTER)
+    assert chosen(of) == {"10.0.0.1:80", "10.0.0.2:80"}
     of.replace_members("p", [B], NOW)
+    assert (chosen(of), of.at("10.0.0.1:80")) == ({B.address}, [])
+    assert at(of, B.address).uid == "2"
     apply(of, TWO)
     assert chosen(of) == {"10.0.0.1:80", "10.0.0.2:80"}
-    apply(of, CLUSTER)
-    assert list(of.endpoints()) == []
+    assert at(of, B.address).uid == ""

@@ -319,6 +319,16 @@ def test_a_service_without_endpoints_has_no_problem() -> None:
     assert following().problem() is None
 
 
+def test_a_service_that_is_not_there_is_a_problem() -> None:
+    members = following()
+    members.service_listed([])
+    assert members.problem() == "there is no such Service"
+    members.service_changed(a_service())
+    assert members.problem() is None
+    members.service_deleted(a_service())
+    assert members.problem() == "there is no such Service"
+
+
 def test_ports_of_another_protocol_do_not_count() -> None:
     each = endpoint_slice(endpoints=[at()], ports={"http": 8000, "quic": 8443})
     each["ports"][1]["protocol"] = "UDP"

@@ -130,7 +130,7 @@ def test_the_access_log_prints_what_a_decision_writes(made: list[Object]) -> Non
     fields = settings[0]["format"]["json"].values()
     start = f"%DYNAMIC_METADATA({pin.NAMESPACE}:"
     facts = {field.removeprefix(start).removesuffix(")%") for field in fields if field.startswith(start)}
-    assert facts == {"model", "target_model", "pool", "endpoint"}
+    assert facts == {"model", "target_model", "pool", "endpoint", "mirror"}
     source = inspect.getsource(pin._facts)
     assert all(f'"{fact}"' in source for fact in facts)
 

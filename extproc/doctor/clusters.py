@@ -10,7 +10,7 @@ from msgspec import Struct
 from ..address import normalise
 from ..pin import DESTINATION
 from .config_dump import ConfigDump
-from .fields import Json, each_typed, flag, get, record, records, text, whole
+from .fields import Json, each_typed, flag, get, number, record, records, text, whole
 
 BREAKER = 1024
 """Envoy's default of max_connections, max_pending_requests and max_requests."""
@@ -131,6 +131,12 @@ class Cluster(Struct, frozen=True):
                 found = whole(threshold, name)
                 return default if found is None else found
         return default
+
+    @property
+    def panic_percent(self) -> float:
+        """With fewer healthy hosts than this share requests go to all; Envoy's default is 50, and 0 is not dumped."""
+        threshold = get(self.settings, "common_lb_config", "healthy_panic_threshold")
+        return 50.0 if threshold is None else number(threshold, "value") or 0.0
 
     @property
     def has_retry_budget(self) -> bool:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
-import secrets
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -15,20 +12,16 @@ from msgspec import Struct
 from ..config.schema import Config, KubernetesConfig
 from ..member import Member
 from .client import KubeClient
+from .cluster_models import ClusterModels
 from .feeds import Feed, Feeds
-from .lease import Election
-from .model_follower import ModelFollower
-from .model_objects import Verdict
-from .models import Merged, ModelObjects, PoolIdentity, merge
+from .models import Merged, PoolIdentity
 from .pool_follower import PoolFollower
 from .reflector import TIMINGS, SourceStatus, Timings, Watcher
 from .resource import Resource
-from .status_writer import StatusWriter
+from .statuses import Statuses
 
-SETTLE_S = 0.05
-"""Changes of models within this time are one: a `kubectl apply` of a hundred is one new config, not a hundred."""
-MAX_REPORTED = 10_000
-"""Reports that are remembered so as to be logged once."""
+FAULT_PAUSE_S = 10.0
+"""After a bug of ours, which the same objects may meet again."""
 
 
 class Observer(Watcher, Protocol):
@@ -52,6 +45,9 @@ class Observer(Watcher, Protocol):
     def kube_write_failed(self, resource: Resource, reason: str, detail: str) -> None:
         """A status or the lease could not be written; of failures in a row only the first is told."""
 
+    def kube_fault(self, where: Resource | str, error: Exception) -> None:
+        """A bug of ours; what was last known holds."""
+
 
 class Cluster:
     """Follows the API while `run` runs."""
@@ -70,21 +66,23 @@ class Cluster:
         self._rng = rng
         self._feeds = Feeds(client, _StateWatcher(observer, self._state_changed), clock, rng, timings)
         self._pools: dict[str, PoolFollower] = {}
-        self._models: ModelFollower | None = None
-        self._identities: dict[str, PoolIdentity] = {}
-        self._reported: set[str] = set()
-        self._soon: asyncio.TimerHandle | None = None
-        self._writer = StatusWriter(client, self._leads, clock, observer.kube_write_failed)
-        self._election: Election | None = None
-        self._elections: set[asyncio.Task[None]] = set()
-        """The one, and those that end."""
-        self._standing_for: list[str] = []
-        self._objects: ModelObjects | None = None
+        self._pools_in_all = 0
+        """Of the config, with those of the file."""
+        self._statuses = Statuses(client, clock, rng, observer.kube_write_failed)
+        self._models = ClusterModels(
+            self._feeds,
+            self._statuses,
+            clock,
+            observer.kube_models,
+            observer.kube_report,
+            observer.kube_object,
+        )
 
     # -- what is followed ---------------------------------------------------------------------------------------
 
     def follow(self, config: Config) -> None:
         """Follow what the pools of *config* need from now on; what another config needed too goes on."""
+        self._pools_in_all = len(config.pools)
         wanted = {pool.name: pool.kubernetes for pool in config.pools if pool.kubernetes is not None}
         for name, follower in list(self._pools.items()):
             if wanted.get(name) != follower.source:
@@ -96,24 +94,13 @@ class Cluster:
                 self._pools[name] = PoolFollower(
                     name, source, namespace, self._feeds, self, self._observer.kube_object
                 )
-        self._identities = {name: each for name, source in wanted.items() if (each := self._identity(source))}
-        self._follow_models(frozenset(identity.namespace for identity in self._identities.values()))
+        identities = {name: each for name, source in wanted.items() if (each := self._identity(source))}
+        self._models.follow(config, identities)
 
     def _identity(self, source: KubernetesConfig) -> PoolIdentity | None:
         if source.inference_pool is None:
             return None
         return PoolIdentity(source.namespace or self._client.namespace, source.inference_pool)
-
-    def _follow_models(self, namespaces: frozenset[str]) -> None:
-        if self._models is not None and self._models.namespaces == namespaces:
-            return
-        if self._models is not None:
-            self._models.stop()
-            self._models = None
-        if namespaces:
-            self._models = ModelFollower(
-                namespaces, self._feeds, self._models_changed, self._observer.kube_object
-            )
 
     # -- what the followers tell ----------------------------------------------------------------------------------
 
@@ -123,84 +110,40 @@ class Cluster:
     def problem(self, pool: str, text: str) -> None:
         self._observer.kube_problem(pool, text)
 
-    def _models_changed(self) -> None:
-        if self._soon is None:
-            self._soon = asyncio.get_running_loop().call_later(SETTLE_S, self._settled)
-
-    def _settled(self) -> None:
-        self._soon = None
-        if self._models is not None and self._models.told:
-            self._objects = self._models.objects()
-            self._observer.kube_models()
-
     def _state_changed(self) -> None:
         for follower in list(self._pools.values()):
             follower.look()
-        if self._models is not None and self._objects is None:
-            self._models.look()
+        self._models.look()
 
     def merged(self, config: Config) -> Merged:
-        """*config* with the models of the cluster; the objects that they come from are told so in their status."""
-        merged = merge(config, self._identities, self._objects or ModelObjects())
-        self._write(merged.verdicts)
-        for text in merged.reports:
-            if text not in self._reported and len(self._reported) < MAX_REPORTED:
-                self._reported.add(text)
-                self._observer.kube_report(text)
-        self._reported.intersection_update(merged.reports)
-        return merged
-
-    # -- statuses ---------------------------------------------------------------------------------------------------
-
-    def _write(self, verdicts: Sequence[Verdict]) -> None:
-        self._writer.update(verdicts)
-        pools = sorted(f"{each.namespace}/{each.name}" for each in self._identities.values())
-        if verdicts and pools != self._standing_for:
-            self._standing_for = pools
-            self._stand(lease_name(pools))
-
-    def _stand(self, lease: str) -> None:
-        """For the one replica that writes."""
-        self._step_down()
-        self._election = Election(
-            self._client,
-            self._client.namespace,
-            lease,
-            f"{socket.gethostname()}_{secrets.token_hex(4)}",
-            self._clock,
-            self._rng,
-            self._observer.kube_write_failed,
-        )
-        self._elections.add(asyncio.create_task(self._election.run(), name=f"election {lease}"))
-
-    def _step_down(self) -> None:
-        self._election = None
-        self._elections = {task for task in self._elections if not task.done()}
-        for task in self._elections:
-            task.cancel()
-
-    def _leads(self) -> bool:
-        return self._election is not None and self._election.leading
+        """*config*, the one that is followed, with the models of the cluster; the objects that they come from are
+        told so in their status."""
+        return self._models.merged(config)
 
     @property
     def leading(self) -> bool:
         """Whether we are the replica that writes statuses."""
-        return self._leads()
+        return self._statuses.leading
 
     async def run(self) -> None:
         """Until cancelled."""
         try:
-            await self._writer.run()
+            await asyncio.gather(
+                self._keep("statuses", self._statuses.run), self._keep("models", self._models.run)
+            )
         finally:
-            await self._close()
+            await self._feeds.close()
+            await self._statuses.close()
+            await self._client.close()
 
-    async def _close(self) -> None:
-        if self._soon is not None:
-            self._soon.cancel()
-        await self._feeds.close()
-        self._step_down()
-        await asyncio.gather(*self._elections, return_exceptions=True)
-        await self._client.close()
+    async def _keep(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
+        """A bug there is reported, and does not end what else is followed."""
+        while True:
+            try:
+                await run()
+            except Exception as error:
+                self._observer.kube_fault(what, error)
+                await asyncio.sleep(FAULT_PAUSE_S)
 
     # -- how it stands ------------------------------------------------------------------------------------------------
 
@@ -213,19 +156,20 @@ class Cluster:
                 found.append(
                     f"pool {follower.pool}: its endpoints were not listed yet{detail and f': {detail}'}"
                 )
-        if self._models is not None and not self._models.told:
-            detail = _why(self._models.feeds())
-            found.append(f"models were not listed yet{detail and f': {detail}'}")
-        return found
+        missing = [follower for follower in self._pools.values() if follower.told and follower.missing]
+        if len(missing) == self._pools_in_all:  # a name with a typo must not replace routers that work
+            found += [f"pool {follower.pool}: {follower.problem}" for follower in missing]
+        return found + self._models.waiting()
 
     def notes(self) -> list[str]:
         """What is not as it should be, though requests are served."""
         now = self._clock()
-        found = [
-            f"pool {follower.pool}: {follower.problem}"
-            for follower in self._pools.values()
-            if follower.told and follower.problem
-        ]
+        found = []
+        for follower in self._pools.values():
+            if follower.told and follower.problem:
+                found.append(f"pool {follower.pool}: {follower.problem}")
+            elif follower.emptiness:
+                found.append(f"pool {follower.pool}: it has no endpoints ({follower.emptiness})")
         for feed in self.feeds():
             status = feed.status
             if status.state == "lost":
@@ -238,11 +182,10 @@ class Cluster:
         return found
 
     def feeds(self) -> Iterator[Feed]:
-        """All collections that are followed."""
-        for follower in self._pools.values():
+        """All collections that are followed; metrics ask for them in a thread, while that changes."""
+        for follower in list(self._pools.values()):
             yield from follower.feeds()
-        if self._models is not None:
-            yield from self._models.feeds()
+        yield from self._models.feeds()
 
     def describe(self) -> dict[str, Any]:
         """For `/debug/state`."""
@@ -302,15 +245,9 @@ class _StateWatcher:
     def kube_error(self, resource: Resource, reason: str, detail: str) -> None:
         self._observer.kube_error(resource, reason, detail)
 
-    def kube_fault(self, resource: Resource, error: Exception) -> None:
-        self._observer.kube_fault(resource, error)
+    def kube_fault(self, where: Resource, error: Exception) -> None:
+        self._observer.kube_fault(where, error)
 
 
 def _why(feeds: Iterator[Feed]) -> str:
     return next((feed.status.detail for feed in feeds if feed.status.detail), "")
-
-
-def lease_name(pools: Sequence[str]) -> str:
-    """Of the Lease that routers of the same *pools* (`namespace/name`) stand for: others have another."""
-    digest = hashlib.sha256("\n".join(pools).encode()).hexdigest()
-    return f"extproc-{digest[:10]}"

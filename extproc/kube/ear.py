@@ -29,6 +29,8 @@ class Ear(Generic[T]):
         self._deleted = deleted
         self._report = report
         self._objects: dict[str, T] = {}
+        self.unreadable: dict[str, str] = {}
+        """What is wrong with those that cannot be read, by name."""
         self.feed: Feed | None = None
         """Set by whoever started it."""
         self.heard = False
@@ -45,11 +47,13 @@ class Ear(Generic[T]):
 
     def listed(self, _resource: Resource, objects: list[Any]) -> None:
         self._objects = {_name(each): each for each in objects}
+        self.unreadable = {}
         self.heard = True
         self._listed(objects)
 
     def changed(self, _resource: Resource, obj: Any) -> None:
         self._objects[_name(obj)] = obj
+        self.unreadable.pop(_name(obj), None)
         self._changed(obj)
 
     def deleted(self, _resource: Resource, obj: Any) -> None:
@@ -58,6 +62,7 @@ class Ear(Generic[T]):
 
     def malformed(self, resource: Resource, name: str, error: str) -> None:
         self._report(resource, name, error)
+        self.unreadable[name] = error
         known = self._objects.pop(name, None)
         if known is not None:
             self._deleted(known)

@@ -29,18 +29,48 @@ KINDS: tuple[tuple[str, str, type[ModelObject]], ...] = (
 """(group, version, kind)."""
 
 
+class _ModelEar(Ear[Any]):
+    """Tells what asks for something else from what only has another status: we write to each object's ourselves."""
+
+    def __init__(
+        self, heard: Callable[[object], None], restated: Callable[[ModelObject], None], report: Report
+    ) -> None:
+        super().__init__(heard, heard, heard, report)
+        self._restated = restated
+
+    def changed(self, resource: Resource, obj: Any) -> None:
+        before = self._objects.get(obj.metadata.name)
+        if before is None or _claim(before) != _claim(obj):
+            super().changed(resource, obj)
+            return
+        self._objects[obj.metadata.name] = obj
+        self._restated(obj)
+
+
+def _claim(obj: Any) -> tuple[object, ...]:
+    """All of *obj* that what comes of it depends on."""
+    meta = obj.metadata
+    return meta.uid, meta.generation, meta.creation_timestamp, obj.spec
+
+
 class ModelFollower:
     """What the API tells of models; `stop` it."""
 
     def __init__(
-        self, namespaces: frozenset[str], feeds: Feeds, told: Callable[[], None], report: Report
+        self,
+        namespaces: frozenset[str],
+        feeds: Feeds,
+        told: Callable[[], None],
+        restated: Callable[[ModelObject], None],
+        report: Report,
     ) -> None:
+        """*told* of what changes what is asked for; *restated* of an object that asks for the same as before."""
         self.namespaces = namespaces
         self._told = told
-        self._ears: list[Ear[Any]] = []
+        self._ears: list[_ModelEar] = []
         for namespace in sorted(namespaces):
             for group, version, kind in KINDS:
-                ear: Ear[Any] = Ear(self._heard, self._heard, self._heard, report)
+                ear = _ModelEar(self._heard, restated, report)
                 self._ears.append(ear)
                 ear.feed = feeds.start(Resource(group, version, kind.PLURAL, namespace, kind), ear)
 

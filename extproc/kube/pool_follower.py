@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -58,7 +59,10 @@ class PoolFollower:
         self._soon: asyncio.Handle | None = None
         self._members: tuple[Member, ...] | None = None
         """As told; None: nothing yet."""
+        self._object_problem = ""
+        """Of the InferencePool."""
         self._problem = ""
+        """As told."""
         self._start()
 
     def _start(self) -> None:
@@ -90,21 +94,36 @@ class PoolFollower:
         if found is None:
             unheard = [ear.feed.status.detail for ear in ears if ear.feed and not ear.heard]
             if unheard:  # it may be there, who knows
+                self._object_problem = unheard[0]
                 self._note(unheard[0])
                 return
             name = self.source.inference_pool
-            self._follow_nobody(f"there is no InferencePool {name} in namespace {self.namespace}")
+            faults = [fault for ear in ears for fault in ear.unreadable.values()]
+            if faults:
+                self._make_do(f"InferencePool {name} cannot be read: {faults[0]}")
+            else:
+                self._follow_nobody(f"there is no InferencePool {name} in namespace {self.namespace}")
             return
         source = pool_source(found)
         if source.problem:
-            self._follow_nobody(f"InferencePool {found.metadata.name}: {source.problem}")
+            self._make_do(f"InferencePool {found.metadata.name}: {source.problem}")
         else:
+            self._object_problem = ""
             self._follow_pods(source)
+
+    def _make_do(self, problem: str) -> None:
+        """The InferencePool is there, and says nothing that can be followed: what it said before holds."""
+        if self._pods is None:
+            self._follow_nobody(problem)
+        else:
+            self._object_problem = problem
+            self._note(problem)
 
     def _follow_nobody(self, problem: str) -> None:
         self._stop("pods")
         self._stop("nodes")
         self._pods = self._membership = None
+        self._object_problem = problem
         self._tell(())
         self._note(problem)
 
@@ -247,7 +266,7 @@ class PoolFollower:
         elif self._renewed:
             self._tell(members.members())
             self._renewed = False
-        self._note(members.problem() or "")
+        self._note(self._object_problem or members.problem() or "")
 
     def _complete(self) -> bool:
         """Whether all is known that there is to know; what only adds labels may be forbidden."""
@@ -279,11 +298,24 @@ class PoolFollower:
     def problem(self) -> str:
         return self._problem
 
+    @property
+    def missing(self) -> bool:
+        """Whether there is nothing that says who the endpoints are: rather a typo than a pool without pods."""
+        return bool(self._problem) and not self._members
+
+    @property
+    def emptiness(self) -> str:
+        """Why the pool has no endpoints, in a few words; "" where it has some."""
+        if self._members or self._members is None:
+            return ""
+        reasons = Counter(each.reason for each in self.excluded())
+        return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "no pods"
+
     def excluded(self) -> tuple[Excluded, ...]:
         """Endpoints that are there and are no members."""
         return self._membership.excluded() if self._membership is not None else ()
 
     def feeds(self) -> Iterator[Feed]:
-        for ear in self._ears.values():
+        for ear in list(self._ears.values()):
             if ear.feed is not None:
                 yield ear.feed

@@ -70,7 +70,7 @@ class Watcher(Protocol):
     def kube_error(self, resource: Resource, reason: str, detail: str) -> None:
         """An attempt failed; it is tried again."""
 
-    def kube_fault(self, resource: Resource, error: Exception) -> None:
+    def kube_fault(self, where: Resource, error: Exception) -> None:
         """A bug of ours; the collection is listed again."""
 
 
@@ -224,8 +224,10 @@ class Reflector:
     def _cope(self, error: KubeError) -> float:
         """How long to wait after that."""
         self._watcher.kube_error(self.resource, error.reason, error.detail)
-        if isinstance(error, Gone | Malformed | NotFound):
-            self._known = None
+        if isinstance(error, Gone | Malformed | NotFound | Forbidden):
+            self._known = (
+                None  # where lists are allowed and watches are not, there is a list now and then at least
+            )
         jitter = self._rng.uniform(0.75, 1.0)
         pause_s = max(self._pause_s(), error.retry_after_s * (2.0 - jitter))
         if isinstance(error, Forbidden):

@@ -44,8 +44,13 @@ class Resource(Struct, frozen=True):
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
+    def full_title(self) -> str:
+        """With the version, as kubectl takes it too: `inferencepools.v1.inference.networking.k8s.io`."""
+        return f"{self.plural}.{self.version}.{self.group}" if self.group else self.plural
+
+    @property
     def scope(self) -> str:
         return "cluster-wide" if self.namespace is None else f"in namespace {self.namespace}"
 
     def __str__(self) -> str:
-        return f"{self.title} {self.scope}"
+        return f"{self.full_title} {self.scope}"

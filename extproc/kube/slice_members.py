@@ -43,6 +43,8 @@ class SliceMembers(Membership):
         self._buried: set[Owner] = set()
         """Those whose pod is no more, while a slice that is behind still has them."""
         self._service_family: str | None = None
+        self._has_service = True
+        """Unless we were told that there is none."""
         self._mode: tuple[str, bool] = ("IPv4", False)
         """The family whose endpoints count, and whether it is open which of several ports is meant."""
 
@@ -59,6 +61,8 @@ class SliceMembers(Membership):
 
     def service_listed(self, services: Iterable[Service]) -> bool:
         """The Service, or nothing where there is none."""
+        services = list(services)
+        self._has_service = bool(services)
         families = [family for service in services for family in service.spec.ip_families]
         self._service_family = families[0] if families else None
         return self._follow(())
@@ -93,6 +97,8 @@ class SliceMembers(Membership):
         """What keeps endpoints out that the Service has, where something does."""
         family, is_open = self._mode
         slices = [each for each in self._sightings.slices if each.endpoints]
+        if not slices and not self._has_service:
+            return "there is no such Service"
         found = sorted({each.address_type for each in slices})
         ports = [tcp_ports(each) for each in slices if each.address_type == family]
         every = shown(port for some in ports for port in some)

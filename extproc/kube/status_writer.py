@@ -56,7 +56,9 @@ class StatusWriter:
         self._clock = clock
         self._on_error = on_error
         self._timings = timings
+        self._verdicts: dict[Subject, Verdict] = {}
         self._wanted: dict[Subject, Verdict] = {}
+        """Those that an object does not have yet."""
         self._tried: dict[Subject, str] = {}
         """The resourceVersion that was written upon; the same one again would be a conflict."""
         self._not_before: dict[Subject, float] = {}
@@ -67,12 +69,26 @@ class StatusWriter:
 
     def update(self, verdicts: Sequence[Verdict]) -> None:
         """All that are wanted: of others, nothing is remembered."""
-        self._wanted = {_subject(verdict.object): verdict for verdict in verdicts if _differs(verdict)}
-        subjects = {_subject(verdict.object) for verdict in verdicts}
+        self._verdicts = {_subject(verdict.object): verdict for verdict in verdicts}
+        self._wanted = {subject: verdict for subject, verdict in self._verdicts.items() if _differs(verdict)}
         for remembered in (self._tried, self._not_before):
-            for subject in remembered.keys() - subjects:
+            for subject in remembered.keys() - self._verdicts.keys():
                 del remembered[subject]
         self._news.set()
+
+    def restated(self, obj: ModelObject) -> None:
+        """*obj* is as it was judged, but for its conditions."""
+        subject = _subject(obj.identity)
+        verdict = self._verdicts.get(subject)
+        if verdict is None or verdict.object.version != obj.version:
+            return  # what the API tells in another version comes in this one, too
+        verdict = structs.replace(verdict, object=obj.identity, current=obj.conditions)
+        self._verdicts[subject] = verdict
+        if _differs(verdict):
+            self._wanted[subject] = verdict
+            self._news.set()
+        else:
+            self._wanted.pop(subject, None)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -195,7 +195,9 @@ def _answer_timeouts() -> Object:
         "tcp": {"connectTimeout": "2s"},
         "http": {
             "requestTimeout": Why("0s", "none: Envoy's default cuts every answer after 15 s, with 504"),
-            "connectionIdleTimeout": "1h",
+            "connectionIdleTimeout": Why(
+                "4s", "vLLM closes idle connections after 5 s: 503 for who is on its way"
+            ),
             "streamIdleTimeout": Why("30m", "a reasoning model may think for long before its first token"),
         },
     }

@@ -121,6 +121,7 @@ def _access_log(plan: Plan) -> Object:
         "request_id": "%REQ(X-REQUEST-ID)%",
         "code": "%RESPONSE_CODE%",
         "details": Why("%RESPONSE_CODE_DETAILS%", "who decided on the code: Envoy, we, or the pod"),
+        "flags": Why("%RESPONSE_FLAGS%", "UC, UF: the pod or the way to it; UT: a timeout; UAEX: we"),
         "reason": Why("%RESP(X-EXTPROC-REASON)%", "why we refused"),
         "duration_ms": "%DURATION%",
         "upstream": "%UPSTREAM_HOST%",
@@ -129,6 +130,7 @@ def _access_log(plan: Plan) -> Object:
         "target_model": fact("target_model"),
         "pool": fact("pool"),
         "endpoint": Why(fact("endpoint"), "what we chose; upstream is what served"),
+        "mirror": fact("mirror"),
         "ext_proc": Why(f"%FILTER_STATE({processor}:PLAIN)%", "microseconds that Envoy waited for us"),
     }
     return {

@@ -82,10 +82,21 @@ CASES: list[Trap | Fine] = [
     ),
     Trap(
         "ext-proc-unreachable",
-        lambda p: p.unhealthy.update(dict.fromkeys(p.hosts["extproc"], FAILED)),
+        lambda p: (
+            p.unhealthy.update(dict.fromkeys(p.hosts["extproc"], FAILED)),
+            p.processor.update(common_lb_config={"healthy_panic_threshold": {}}),
+        ),
         SERIOUS,
         ROUTERS_AT,
         "10.0.1.1:9002 (failed_active_health_check), 10.0.1.2:9002 (failed_active_health_check)",
+    ),
+    Trap(
+        "ext-proc-unreachable",
+        lambda p: p.unhealthy.update(dict.fromkeys(p.hosts["extproc"], FAILED)),
+        WARNING,
+        ROUTERS_AT,
+        "10.0.1.1:9002 (failed_active_health_check), 10.0.1.2:9002 (failed_active_health_check); "
+        "in panic Envoy asks them all the same",
     ),
     Trap(
         "ext-proc-unreachable",

@@ -46,7 +46,7 @@ def test_check_is_content_with_a_good_file(tmp_path: Path) -> None:
     checked = run("check", file)
 
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert checked.stdout == f"{file}: valid; 1 pools, 1 endpoints, 0 models\n"
+    assert checked.stdout == f"{file}: valid; 1 pool, 1 endpoint, 0 models\n"
 
 
 def test_check_tells_every_fault_on_a_line_of_its_own(tmp_path: Path) -> None:

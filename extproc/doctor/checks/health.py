@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..clusters import Cluster
-from ..fields import get, number, records, seconds, text
+from ..fields import records, seconds, text
 from ..finding import Cure, Found, Line, Severity, check, span
 from ..setup import Setup
 from .processor import SETTINGS
@@ -84,14 +83,8 @@ def health_check_service(setup: Setup) -> Iterator[Found]:
 )
 def panic_threshold(setup: Setup) -> Iterator[Found]:
     for cluster in setup.processor_clusters:
-        if records(cluster.settings, "health_checks") and (share := _panic(cluster)) > LOW_PANIC:
+        if records(cluster.settings, "health_checks") and (share := cluster.panic_percent) > LOW_PANIC:
             yield Found(cluster.where, f"healthy_panic_threshold {share:g} %")
-
-
-def _panic(cluster: Cluster) -> float:
-    """Percent; Envoy's default is 50, and a 0 is left out of the dump."""
-    threshold = get(cluster.settings, "common_lb_config", "healthy_panic_threshold")
-    return 50.0 if threshold is None else number(threshold, "value") or 0.0
 
 
 @check(
@@ -111,7 +104,7 @@ def health_check_start(setup: Setup) -> Iterator[Found]:
         for entry in records(cluster.settings, "health_checks"):
             pause = seconds(entry, "no_traffic_interval")
             pause = NO_TRAFFIC_S if pause is None else pause
-            if _panic(cluster) == 0 and pause > LONG_PAUSE_S:
+            if cluster.panic_percent == 0 and pause > LONG_PAUSE_S:
                 yield Found(cluster.where, f"no_traffic_interval {span(pause)}, healthy_panic_threshold 0 %")
 
 

@@ -129,7 +129,12 @@ def ext_proc_unreachable(setup: Setup) -> Iterator[Found]:
     for cluster in setup.processor_clusters:
         if cluster.hosts is not None and all(host.unhealthy for host in cluster.hosts):
             hosts = ", ".join(f"{host.address} ({host.unhealthy})" for host in cluster.hosts)
-            yield Found(cluster.where, hosts or "no endpoints")
+            if hosts and cluster.panic_percent > 0:  # as just after the start, before the first check
+                yield Found(
+                    cluster.where, f"{hosts}; in panic Envoy asks them all the same", Severity.WARNING
+                )
+            else:
+                yield Found(cluster.where, hosts or "no endpoints")
 
 
 CHECKS = (ext_proc_circuit_breaker, ext_proc_streams, not_http2, ext_proc_unreachable)
