@@ -8,7 +8,7 @@ READY  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit e2e test-vllm bench bench-routing bench-live k8s run format build clean
+.PHONY: help setup demo test lint types imports unit e2e test-vllm test-kube bench bench-routing bench-live k8s run format build clean
 
 help:  ## This list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,14 +39,17 @@ imports: $(READY)  ## Import layers (import-linter)
 	$(BIN)/lint-imports --no-cache
 
 unit: $(READY)  ## Tests without Envoy
-	$(BIN)/pytest -m 'not envoy and not vllm' $(ARGS)
+	$(BIN)/pytest -m 'not envoy and not vllm and not kube' $(ARGS)
 
 e2e: $(READY)  ## Tests with a real Envoy
-	$(BIN)/pytest -m 'envoy and not vllm' $(ARGS)
+	$(BIN)/pytest -m 'envoy and not vllm and not kube' $(ARGS)
 
 test-vllm: $(READY)  ## Three real vLLM servers behind a real Envoy (needs a vLLM: see README)
 	$(PYTHON) tests/vllm/real_vllm.py install $(VLLM)
 	EXTPROC_VLLM=$(VLLM) $(BIN)/pytest -m vllm tests/vllm -s $(ARGS)
+
+test-kube: $(READY)  ## A real kube-apiserver and etcd (see tests/kube/README.md for how to build one)
+	$(BIN)/pytest -m kube tests/kube $(ARGS)
 
 bench: $(READY)  ## Costs and latencies in ratios, from one run
 	@$(BIN)/python -m bench $(ARGS)

@@ -12,12 +12,13 @@ import msgspec
 from aiohttp import web
 from kube_api_faults import Faults
 from kube_api_lists import Lists
-from kube_api_paths import Target, revision_of, target_of, verb_of
+from kube_api_paths import Target, named, number_of, revision_of, target_of, verb_of
 from kube_api_resources import Kind, Registry
 from kube_api_selectors import Matcher, matcher
 from kube_api_status import (
     ApiError,
     bad_request,
+    forbidden,
     no_such_resource,
     not_found,
     unauthorized,
@@ -62,12 +63,16 @@ class Api(Faults):
             return _refused(error)
 
     def _authenticate(self, request: web.Request) -> None:
-        if self.tokens is None or request.path in ("/livez", "/readyz", "/healthz", "/version"):
+        """Who shows no credentials is let in, but may do nothing; who shows wrong ones is not."""
+        if self.tokens is None or "Authorization" not in request.headers:
             return
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        by_certificate = request.transport and request.transport.get_extra_info("peercert")
-        if not by_certificate and (scheme.lower() != "bearer" or token not in self.tokens):
+        scheme, _, token = request.headers["Authorization"].partition(" ")
+        if not by_certificate(request) and (scheme.lower() != "bearer" or token not in self.tokens):
             raise unauthorized()
+
+    def _is_anonymous(self, request: web.Request) -> bool:
+        shown = "Authorization" in request.headers or by_certificate(request)
+        return self.tokens is not None and not shown
 
     def _discover(self, path: str) -> web.Response:
         parts = path.strip("/").split("/")
@@ -90,9 +95,11 @@ class Api(Faults):
 
     async def _act(self, request: web.Request, target: Target) -> web.StreamResponse:
         verb = verb_of(request.method, target, request.query)
-        refusal = self._refusal(
-            verb, target.plural, target.group, target.namespace, target.name, target.subresource
-        )  # fmt: skip
+        name = named(target, request.query)
+        asked = (verb, target.plural, target.group, target.namespace, name, target.subresource)
+        if self._is_anonymous(request):
+            raise forbidden("system:anonymous", *asked)
+        refusal = self._refusal(*asked)
         if refusal:
             raise refusal
         kind = self.registry.find(target.group, target.version, target.plural)
@@ -119,7 +126,7 @@ class Api(Faults):
         return found
 
     async def _write(self, request: web.Request, target: Target, kind: Kind, verb: str) -> web.Response:
-        if (kind.namespaced and not target.namespace) or not (target.name or verb == "create"):
+        if (kind.namespaced and not target.namespace) or bool(target.name) == (verb == "create"):
             raise ApiError(
                 405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
             )
@@ -175,7 +182,7 @@ class Api(Faults):
             watch.send(event_line("ERROR", msgspec.json.encode(error.status())))
             watch.end()
         self.watches.add(watch)
-        lasts_s = int(query.get("timeoutSeconds") or LONGEST_WATCH_S)
+        lasts_s = number_of(query.get("timeoutSeconds", "")) or LONGEST_WATCH_S
         timer = asyncio.get_running_loop().call_later(lasts_s, self._time_up, watch)
         try:
             await response.prepare(request)
@@ -201,6 +208,10 @@ class Api(Faults):
     def _time_up(self, watch: Watch) -> None:
         watch.bookmark(self.store.version)
         watch.end()
+
+
+def by_certificate(request: web.Request) -> bool:
+    return bool(request.transport and request.transport.get_extra_info("peercert"))
 
 
 async def _body(request: web.Request) -> Any:

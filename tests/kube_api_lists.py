@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from kube_api_paths import Target, revision_of
+from kube_api_paths import Target, number_of, revision_of
 from kube_api_resources import Kind
 from kube_api_selectors import Matcher
 from kube_api_status import bad_request, expired_continue, expired_list, too_large
@@ -55,7 +55,7 @@ class Lists:
             raise too_large(revision, self.store.version)
         if query.get("resourceVersionMatch") == "Exact" and revision != self.store.version:
             raise expired_list()
-        limit = int(query.get("limit") or 0)
+        limit = number_of(query.get("limit", ""))
         revision, start, objects, snapshot = self._chunk(query.get("continue", ""), kind, matches)
         chunk = objects[start : start + limit] if limit else objects[start:]
         left = len(objects) - start - len(chunk)

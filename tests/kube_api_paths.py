@@ -46,6 +46,22 @@ def verb_of(method: str, target: Target, query: Mapping[str, str]) -> str:
     return "watch" if query.get("watch") in ("1", "true") else "list"
 
 
+def named(target: Target, query: Mapping[str, str]) -> str:
+    """The object's name, as RBAC sees it: of a list or watch, that which its field selector asks for."""
+    for text in query.get("fieldSelector", "").split(","):
+        field, equals, value = text.partition("=")
+        if not target.name and equals and field == "metadata.name":
+            return value.removeprefix("=")
+    return target.name
+
+
+def number_of(text: str) -> int:
+    """A query parameter that is a number."""
+    if text and not text.isdecimal():
+        raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    return int(text or 0)
+
+
 def revision_of(text: str, kind: Kind) -> int:
     """ "" is 0."""
     if text and not text.isdecimal():

@@ -35,8 +35,7 @@ class ApiError(Exception):
             "metadata": {"continue": self.continue_token} if self.continue_token else {},
             "status": "Failure",
             "message": str(self),
-            "reason": self.reason,
-        }
+        } | ({"reason": self.reason} if self.reason else {})
         if self.details is not None:
             status["details"] = self.details
         return status | {"code": self.code}
@@ -68,10 +67,14 @@ def conflict(
     return ApiError(409, "Conflict", message, _of(kind, name))
 
 
-def invalid(kind: Kind, name: str, field: str, why: str) -> ApiError:
-    details: dict[str, Any] = {"name": name, "group": kind.group, "kind": kind.name}
-    details["causes"] = [{"reason": "FieldValueInvalid", "message": why, "field": field}]
-    which = f"{kind.name}.{kind.group}" if kind.group else kind.name
+def invalid(kind: Kind, name: str, field: str, why: str, of: str = "") -> ApiError:
+    """*of*: where the storage finds the fault, and not the validation, it says the plural."""
+    of = of or kind.name
+    details: dict[str, Any] = {"name": name, "group": kind.group, "kind": of}
+    reasons = {"Required value": "FieldValueRequired", "Unsupported value": "FieldValueNotSupported"}
+    reason = reasons.get(why.partition(":")[0], "FieldValueInvalid")
+    details["causes"] = [{"reason": reason, "message": why, "field": field}]
+    which = f"{of}.{kind.group}" if kind.group else of
     return ApiError(422, "Invalid", f'{which} "{name}" is invalid: {field}: {why}', details)
 
 

@@ -35,7 +35,7 @@ class Writes:
         metadata = content["metadata"]
         if metadata.get("resourceVersion"):
             message = "resourceVersion should not be set on objects to be created"
-            raise ApiError(500, "InternalError", message)
+            raise ApiError(500, "", message)
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = metadata["generateName"] + uuid.uuid4().hex[:5]
         if not metadata.get("name"):
@@ -61,7 +61,7 @@ class Writes:
         before = self._existing(kind, namespace, name)
         if not content["metadata"].get("resourceVersion") and not kind.blind_update:
             why = "Invalid value: 0x0: must be specified for an update"
-            raise invalid(kind, name, "metadata.resourceVersion", why)
+            raise invalid(kind, name, "metadata.resourceVersion", why, of=kind.plural)
         return self._replace(before, content, status)
 
     def patch(self, kind: Kind, namespace: str, name: str, patch: Any, status: bool) -> Stored:
@@ -88,13 +88,17 @@ class Writes:
                 raise conflict(kind, name, "Precondition failed")
         grace = options.get("gracePeriodSeconds")
         runs = kind.name == "Pod" and bool(before.content.get("spec", {}).get("nodeName"))
-        if (runs and grace != 0) or before.content["metadata"].get("finalizers"):
-            return self.mark_deleted(before, 30 if grace is None else grace), False
+        if kind.name == "Pod" or before.content["metadata"].get("finalizers"):
+            grace = 0 if not runs else 30 if grace is None else grace
+            before = self.mark_deleted(before, grace)
+            if grace or before.content["metadata"].get("finalizers"):
+                return before, False
         return self.store.remove(kind, namespace, name), True
 
     def mark_deleted(self, before: Stored, grace_s: int) -> Stored:
+        """A time of grace that has begun may only become shorter."""
         metadata = before.content["metadata"]
-        if "deletionTimestamp" in metadata:
+        if "deletionTimestamp" in metadata and metadata["deletionGracePeriodSeconds"] <= grace_s:
             return before
         marks = {"deletionTimestamp": now(), "deletionGracePeriodSeconds": grace_s}
         return self.store.write(before.kind, before.content | {"metadata": metadata | marks})
@@ -212,10 +216,11 @@ def _check_lease(kind: Kind, name: str, spec: dict[str, Any]) -> None:
             raise bad_request(f'Lease in version "v1" cannot be handled as a Lease: {message}')
     for field, least in (("leaseDurationSeconds", 1), ("leaseTransitions", 0)):
         value = spec.get(field)
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise invalid(
-                kind, name, f"spec.{field}", f"Invalid value: {value}: must be greater than {least - 1}"
-            )
+        if value is not None and not isinstance(value, int):
+            raise bad_request(f'Lease in version "v1" cannot be handled as a Lease: spec.{field}: {value}')
+        if value is not None and value < least:
+            bound = "must be greater than 0" if least else "must be greater than or equal to 0"
+            raise invalid(kind, name, f"spec.{field}", f"Invalid value: {value}: {bound}")
     if spec.get("holderIdentity") == "":
         raise invalid(kind, name, "spec.holderIdentity", "Required value: holderIdentity must not be empty")
 
@@ -225,25 +230,39 @@ def _check_conditions(kind: Kind, content: dict[str, Any]) -> None:
     parents = (status.get("parents") or []) + (status.get("parent") or [])
     lists = [status.get("conditions"), *(parent.get("conditions") for parent in parents)]
     for conditions in filter(None, lists):
-        fault = _fault_of(conditions)
+        field, fault = _fault_of(conditions)
         if fault:
-            raise invalid(kind, content["metadata"]["name"], "status.conditions", fault)
+            raise invalid(kind, content["metadata"]["name"], f"status.conditions{field}", fault)
 
 
-def _fault_of(conditions: list[dict[str, Any]]) -> str:
+def _fault_of(conditions: list[dict[str, Any]]) -> tuple[str, str]:
+    """The field and what is wrong with it, in the words of the CRD's schema."""
     if len(conditions) > _MOST_CONDITIONS:
-        return f"Too many: {len(conditions)}: must have at most {_MOST_CONDITIONS} items"
+        return "", f"Invalid value: {len(conditions)}: must have at most {_MOST_CONDITIONS} items"
     types = [condition.get("type") for condition in conditions]
     for condition in conditions:
-        missing = {"type", "status", "reason", "message", "lastTransitionTime"} - condition.keys()
-        if missing:
-            return f"Required value: {sorted(missing)[0]}"
+        for field in ("lastTransitionTime", "message", "reason", "status", "type"):
+            if condition.get(field) is None:
+                return f".{field}", "Required value"
         if types.count(condition["type"]) > 1:
-            return f'Duplicate value: map[string]interface {{}}{{"type":"{condition["type"]}"}}'
-        if condition["status"] not in ("True", "False", "Unknown"):
-            return f'Unsupported value: "{condition["status"]}": supported values: "True", "False", "Unknown"'
-        if not _REASON.match(condition["reason"]) or len(condition["reason"]) > 1024:
-            return f"Invalid value: \"{condition['reason']}\": should match '{_REASON.pattern}'"
-        if not _TIME.match(condition["lastTransitionTime"]) or len(condition["message"]) > 32768:
-            return f'Invalid value: "{condition["lastTransitionTime"]}": must be of type date-time'
-    return ""
+            return "", f'Duplicate value: map[string]interface {{}}{{"type":"{condition["type"]}"}}'
+        fault = _fault_in(condition)
+        if fault[1]:
+            return fault
+    return "", ""
+
+
+def _fault_in(condition: dict[str, Any]) -> tuple[str, str]:
+    since, reason = condition["lastTransitionTime"], condition["reason"]
+    if condition["status"] not in ("True", "False", "Unknown"):
+        given = condition["status"]
+        return ".status", f'Unsupported value: "{given}": supported values: "True", "False", "Unknown"'
+    if not _REASON.match(reason) or len(reason) > 1024:
+        return ".reason", f"Invalid value: \"{reason}\": should match '{_REASON.pattern}'"
+    if not _TIME.match(since):
+        return ".lastTransitionTime", f'Invalid value: "{since}": must be of type date-time'
+    if len(condition["message"]) > 32768:
+        return ".message", "Too long: may not be longer than 32768"
+    if condition.get("observedGeneration", 0) < 0:
+        return ".observedGeneration", "Invalid value: -1: should be greater than or equal to 0"
+    return "", ""

@@ -41,8 +41,9 @@ def pod(
     meta["ownerReferences"] = [owned_by("apps/v1", "ReplicaSet", owner + "-" + hashed("template"))]
     if terminating:
         meta |= {"deletionTimestamp": "2026-05-04T10:00:30Z", "deletionGracePeriodSeconds": 30}
+    token = _token_volume(name)
     spec: Object = {
-        "containers": [_container(ports if ports is not None else {"http": 8000})],
+        "containers": [_container(ports if ports is not None else {"http": 8000}, token["name"])],
         "dnsPolicy": "ClusterFirst",
         "enableServiceLinks": True,
         "preemptionPolicy": "PreemptLowerPriority",
@@ -56,7 +57,7 @@ def pod(
         "tolerations": _tolerations(),
         "volumes": [
             {"emptyDir": {"medium": "Memory", "sizeLimit": "30Gi"}, "name": "dshm"},
-            _token_volume(name),
+            token,
         ],
     }
     spec |= {"nodeName": node} if node else {}
@@ -65,13 +66,13 @@ def pod(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec, "status": status}
 
 
-def _container(ports: Mapping[str, int]) -> Object:
+def _container(ports: Mapping[str, int], token_volume: str) -> Object:
     probe = {"failureThreshold": 3, "periodSeconds": 10, "successThreshold": 1, "timeoutSeconds": 1}
     mounts = [
         {"mountPath": "/dev/shm", "name": "dshm"},
         {
             "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
-            "name": "kube-api-access",
+            "name": token_volume,
             "readOnly": True,
         },
     ]

@@ -82,7 +82,25 @@ async def test_only_known_tokens_are_let_in(talk: Talk) -> None:
     ]
     assert answers == [200, 200, 401]
     status, document = await talk.get(PODS)
-    assert (status, document["message"], document["reason"]) == (401, "Unauthorized", "Unauthorized")
+    nobody = 'pods is forbidden: User "system:anonymous" cannot list resource "pods" in API group "" '
+    assert (status, document["reason"]) == (403, "Forbidden")
+    assert document["message"] == nobody + 'in the namespace "llm"'
+
+
+async def test_who_asks_for_one_object_by_its_name_is_refused_by_that_name(talk: Talk) -> None:
+    talk.api.forbid("list", "inferencemodels")
+    _status, document = await talk.get(MODELS, fieldSelector="metadata.name=qwq")
+    assert document["message"].startswith(
+        'inferencemodels.inference.networking.x-k8s.io "qwq" is forbidden: '
+    )
+    assert document["details"]["name"] == "qwq"
+
+
+@pytest.mark.parametrize("query", [{"limit": "x"}, {"watch": "1", "timeoutSeconds": "x"}])
+async def test_a_number_that_is_none_is_a_bad_request(talk: Talk, query: dict[str, str]) -> None:
+    status, document = await talk.get(PODS, **query)
+    assert (status, document["reason"]) == (400, "BadRequest")
+    assert document["message"] == 'strconv.ParseInt: parsing "x": invalid syntax'
 
 
 async def test_requests_are_written_down(talk: Talk) -> None:
@@ -142,7 +160,7 @@ async def test_tls_takes_the_certificates_of_its_authority_and_refuses_those_who
         talk.api.tokens = set()
         assert talk.api.authority
         trusting = ssl.create_default_context(cadata=talk.api.authority.pem.decode())
-        assert (await talk.send("GET", PODS, ssl=trusting))[0] == 401
+        assert (await talk.send("GET", PODS, ssl=trusting))[0] == 403
         pair = talk.api.authority.client()
         (tmp_path / "client.pem").write_bytes(pair.certificate + pair.key)
         known = ssl.create_default_context(cadata=talk.api.authority.pem.decode())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kube_api import KubeApi
-from kube_api_talk import LEASES, MODELS, PODS, Talk, talking
+from kube_api_talk import LEASES, MODELS, PODS, Talk, talking, watching
 from kube_objects import accepted, config_map, inference_model, inference_pool, lease, pod
 
 CONFIG_MAPS = "/api/v1/namespaces/llm/configmaps"
@@ -140,7 +140,8 @@ async def test_a_status_field_that_the_schema_does_not_have_is_dropped(talk: Tal
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"reason": None}, "Required value: reason"),
+        ({"reason": None}, "status.conditions.reason: Required value"),
+        ({"observedGeneration": -1}, "status.conditions.observedGeneration: Invalid value"),
         ({"reason": "no such pool"}, 'Invalid value: "no such pool"'),
         ({"status": "true"}, 'Unsupported value: "true"'),
         ({"lastTransitionTime": "yesterday"}, 'Invalid value: "yesterday"'),
@@ -165,6 +166,15 @@ async def test_a_running_pod_that_is_deleted_terminates_until_its_kubelet_says_i
     await talk.send("DELETE", PODS + "/b")
     await talk.send("DELETE", PODS + "/a", json={"gracePeriodSeconds": 0})
     assert talk.api.objects("pods") == []
+
+
+async def test_a_time_of_grace_may_become_shorter_and_a_watch_is_told(talk: Talk) -> None:
+    talk.api.put(pod("a"))
+    async with watching(talk, await talk.revision()) as watch:
+        for options in ({}, {"gracePeriodSeconds": 60}, {"gracePeriodSeconds": 0}):
+            await talk.send("DELETE", PODS + "/a", json=options)
+        await talk.api.until(lambda: len(watch.told) == 3)
+    assert watch.told == [("MODIFIED", "a"), ("MODIFIED", "a"), ("DELETED", "a")]
 
 
 async def test_what_has_a_finalizer_goes_when_it_is_taken_away(talk: Talk) -> None:

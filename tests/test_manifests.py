@@ -239,7 +239,7 @@ def test_labels_of_nodes_take_a_right_in_the_whole_cluster() -> None:
     made = objects("-f", "-", "--gateway", "g", stdin=config)
     role = of_kind(made, "ClusterRole")
     assert role["metadata"]["name"] == "default-extproc"
-    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}]
     assert of_kind(made, "ClusterRoleBinding")["roleRef"]["name"] == "default-extproc"
 
 

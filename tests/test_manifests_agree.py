@@ -173,7 +173,7 @@ def rights(made: list[Object]) -> dict[tuple[str, str], set[str]]:
 
 
 def test_we_may_do_what_we_do_and_no_more() -> None:
-    watch = {"get", "list", "watch"}
+    watch = {"list", "watch"}
     pools = {(group, "inferencepools") for group, _ in POOL_KINDS}
     models = {(group, kind.PLURAL) for group, _, kind in KINDS}
     plain = {("", "pods"), ("", "services"), ("", "nodes"), ("discovery.k8s.io", "endpointslices")}

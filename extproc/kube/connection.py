@@ -122,6 +122,9 @@ def translated(action: Action) -> Iterator[None]:
         said = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
         where = f"{error.host}:{error.port}"
         raise Unavailable(f"cannot {action}: the certificate of {where} does not hold: {said}") from None
+    except aiohttp.ClientConnectorError as error:
+        said = error.os_error.strerror or str(error.os_error)  # its own text names objects of ours
+        raise Unavailable(f"cannot {action}: no connection to {error.host}:{error.port}: {said}") from None
     except TimeoutError:
         raise Unavailable(f"cannot {action}: no answer in time") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -21,6 +21,9 @@ Reason = Literal[
 ]
 MAX_DETAIL = 400
 """Characters of the server's words: they end up in log lines and in /readyz."""
+ANONYMOUS = 'User "system:anonymous"'
+"""How the API server calls whoever shows no credentials: it lets them in, and they may do nothing."""
+NOBODY = "it was shown no credentials: has the user in the kubeconfig any?"
 MAX_RETRY_AFTER_S = 60.0
 """A server that asks for longer is asked again all the same: pods come and go meanwhile."""
 
@@ -127,7 +130,7 @@ def failure(action: Action, status: int, body: bytes, retry_after: str | None = 
         case 401:
             return Unauthorized(said)
         case 403:
-            return Forbidden(f"{said} ({action.rule})")
+            return Forbidden(f"{said} ({NOBODY if ANONYMOUS in words else action.rule})")
         case 404:
             return NotFound(said)
         case 409:

@@ -85,7 +85,8 @@ class Timings(Struct, frozen=True):
     """A watch that lasted as long has shown that all is well: its end is no reason to wait."""
     first_pause_s: float = 0.25
     """Doubled with each failure in a row."""
-    max_pause_s: float = 30.0
+    max_pause_s: float = 10.0
+    """An API server that is back is found within this time: what was last known is all the older."""
     forbidden_pause_s: float = 60.0
     """Somebody has to change a Role first."""
     absent_pause_s: float = 60.0

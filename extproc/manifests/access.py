@@ -10,7 +10,7 @@ from .text import Object, Why
 from .workload import metadata
 
 RBAC = "rbac.authorization.k8s.io"
-WATCH = ("get", "list", "watch")
+WATCH = ("list", "watch")
 POOL_GROUPS = ("inference.networking.k8s.io", X_GROUP)
 
 
