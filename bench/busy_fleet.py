@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from extproc.config import parse_config
 from extproc.endpoint import Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.fleet import Fleet
 from extproc.flight import Answered, Flight, Watcher
 from extproc.request import CHECKPOINTS, InferenceRequest, Prompt
 from extproc.router import Decision
 from extproc.speed import MIN_BUSY_S
-from extproc.vllm import EngineMetrics
 
 PROMPT_TOKENS = 8_000
 PROMPT_CHECKPOINTS = sum(position <= PROMPT_TOKENS for position in CHECKPOINTS)

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from extproc import config_file, logs
-from extproc.app import App, Options
+from extproc.app import App
+from extproc.options import Options
 
 TICK_S = 0.001
 

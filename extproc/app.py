@@ -9,28 +9,30 @@ import random
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
-from msgspec import Struct
 
 from . import __version__, config_file, logs, state, tls
 from .config import Config
+from .cordoning import Cordoning
 from .discovery import Discovery
 from .endpoint import Endpoint
 from .errors import ConfigError
 from .fleet import Fleet
 from .grpc_server import GrpcServer
+from .http_auth import BearerGuard
 from .http_server import HttpServer
 from .metrics import Metrics
 from .model_lister import ModelLister
+from .options import Options
 from .reload import ConfigWatcher, digest
 from .router import Router
 from .scraper import Scraper
 from .scraping import ScrapeListener, scrape_targets
 from .server import ExternalProcessor
 from .telemetry import Telemetry
+from .tls_reload import CertificateWatcher
 
 LAG_INTERVAL_S = 0.1
 """Often enough to meet a stall of a fifth of a second, seldom enough to cost nothing."""
@@ -42,30 +44,6 @@ REMIND_S = 10.0
 """Longer than lists and scrapes take: who is not ready by then waits for something that an operator has to see to."""
 REFUSAL_S = 2.0
 """After the drain: for the 503s to leave."""
-
-
-class Options(Struct, frozen=True):
-    """The flags of `extproc serve`."""
-
-    config: Path
-    grpc_address: str = "0.0.0.0:9002"
-    http_address: str = "0.0.0.0:9090"
-    log_level: str = "info"
-    log_format: str = "json"
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
-    tls_self_signed: bool = False
-    drain_delay_s: float = 10.0
-    drain_timeout_s: float = 600.0
-    kubeconfig: Path | None = None
-    """Absent: $KUBECONFIG, else the pod's service account, else ~/.kube/config."""
-
-    def credentials(self) -> grpc.ServerCredentials | None:
-        """What the gRPC port shows; None for plain text.  Raises OSError."""
-        if self.tls_cert and self.tls_key:
-            return tls.from_files(self.tls_cert, self.tls_key, self.tls_client_ca)
-        return tls.self_signed() if self.tls_self_signed else None
 
 
 class App:
@@ -81,7 +59,8 @@ class App:
         self.log = logs.configure(writer, options.log_level, options.log_format)
         self.telemetry = Telemetry(self.metrics, self.log)
         self.processor = ExternalProcessor(self.router, self.telemetry, self.clock, random.Random())
-        self.grpc = GrpcServer(self.processor, options.credentials())
+        self.certificates = self._certificates()
+        self.grpc = GrpcServer(self.processor, self._credentials())
         self.discovery = Discovery(
             options.kubeconfig,
             self.fleet,
@@ -90,7 +69,17 @@ class App:
             self._members_changed,
             self._models_changed,
         )
-        self.http = HttpServer(self.metrics.registry, self.not_ready, self.notes, self.describe, self.explain)
+        token_file = options.http_token_file
+        self.http = HttpServer(
+            self.metrics.registry,
+            self.not_ready,
+            self.notes,
+            self.describe,
+            self.explain,
+            Cordoning(self.fleet, self.processor.dispatcher.poke, self.log),
+            BearerGuard(token_file, self.clock, self.metrics.http_denied.inc) if token_file else None,
+            guard_reads=options.http_protect_reads,
+        )
         listener = ScrapeListener(self.fleet, self.telemetry, self.clock, self.processor.dispatcher.poke)
         self.scraper = Scraper(listener, self._scrape_bug)
         self.watcher = ConfigWatcher(options.config, config_hash, self.apply, self.refuse)
@@ -103,6 +92,16 @@ class App:
         self._was_ready = False
         self.discovery.follow(config)
         self._loaded()
+
+    def _certificates(self) -> CertificateWatcher | None:
+        files = self.options.certificate_files()
+        return CertificateWatcher(files, self.metrics.registry, self.log) if files else None
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        """What the gRPC port shows; None for plain text."""
+        if self.certificates is not None:
+            return self.certificates.credentials()
+        return tls.self_signed() if self.options.tls_self_signed else None
 
     def router(self) -> Router:
         """The router in force."""
@@ -215,6 +214,8 @@ class App:
                 "model lists": self.lister.run(),
                 "readiness": self._tell_readiness(),
             }
+            if self.certificates is not None:
+                roots["certificates"] = self.certificates.run()
             tasks = [group.create_task(work, name=name) for name, work in roots.items()]
             await stop.wait()
             await self._drain()

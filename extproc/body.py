@@ -3,7 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -62,25 +62,54 @@ _COLON: Final = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
 _ABSENT: Final = ModelFound(is_object=True)
 
 
-class BodyReader:
+class Reader(Protocol):
     """Collects a body's chunks and reads its model.
 
     `feed` and `finish` give way to others at each turn of the iterator they return, which has to be run to its end;
-    small bodies have no turns. Both raise InvalidJson as soon as the fault is known.
+    small bodies have no turns. Both raise InvalidBody as soon as the fault is known.
     """
+
+    @property
+    def chunks(self) -> list[Piece]:
+        """The body, neither joined nor copied."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in `chunks`."""
+
+    @property
+    def json(self) -> "BodyReader | None":
+        """What reads it as JSON, where that is what it is."""
+
+    def feed(self, chunk: Piece) -> Iterable[None]:
+        """Takes the next chunk; the iterator of the one before has come to its end."""
+
+    def finish(self) -> Generator[None, None, ModelFound]:
+        """The body is complete: the iterator's value (that of `yield from`) is what it says."""
+
+    def encode(self, name: str) -> bytes:
+        """What is written in place of a value of `model`."""
+
+
+class BodyReader:
+    """Reads a JSON body; the interface of `Reader`.  Raises InvalidJson."""
 
     def __init__(self) -> None:
         self.chunks: list[Piece] = []
-        """All that has been fed, neither joined nor copied."""
         self.size = 0
-        """Bytes in `chunks`."""
         self.fields: Fields | None = None
         """Known when `finish` is done, but for bodies that only the scanner can read: too large or not plain."""
         self._scanner: ModelScanner | None = None
         self._work = 0
 
+    @property
+    def json(self) -> "BodyReader":
+        return self
+
+    def encode(self, name: str) -> bytes:
+        return encode_name(name)
+
     def feed(self, chunk: Piece) -> Iterable[None]:
-        """Takes the next chunk; the iterator of the one before has come to its end."""
         self.chunks.append(chunk)
         self.size += len(chunk)
         if self._scanner is not None:
@@ -91,7 +120,6 @@ class BodyReader:
         return self._scan(self._scanner, tuple(self.chunks))
 
     def finish(self) -> Generator[None, None, ModelFound]:
-        """The body is complete: the iterator's value (that of `yield from`) is what it says."""
         if self._scanner is None:
             body = b"".join(self.chunks)  # no copy where it is one object of bytes
             self.fields = _decode(body)

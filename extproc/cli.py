@@ -1,4 +1,4 @@
-"""The commands: `extproc serve | check | manifests | doctor | explain | bench | sim | demo`."""
+"""The commands: `extproc serve | check | cordon | uncordon | manifests | doctor | explain | bench | sim | demo`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def cli() -> None:
 @_flag("--tls-key", type=_FILE, help="PEM key of the gRPC port.")
 @_flag("--tls-client-ca", type=_FILE, help="PEM authority that clients' certificates must come from.")
 @_flag("--tls-self-signed", is_flag=True, help="Make a certificate at start.")
+@_flag("--http-token-file", type=_FILE, help="Bearer token for what changes something: extproc cordon.")
+@_flag("--http-protect-reads", is_flag=True, help="The token for /metrics and /debug, too.")
 @_flag("--drain-delay", "drain_delay_s", type=click.FloatRange(min=0), default=10.0, help="Seconds.")
 @_flag("--drain-timeout", "drain_timeout_s", type=click.FloatRange(min=0), default=600.0, help="Seconds.")
 @_flag("--kubeconfig", type=_FILE, help="Where no service account is; else $KUBECONFIG, ~/.kube/config.")
@@ -63,9 +65,12 @@ def serve(**flags: Any) -> None:
         raise click.UsageError("--tls-client-ca needs --tls-cert and --tls-key")
     if flags["tls_self_signed"] and flags["tls_cert"]:
         raise click.UsageError("--tls-self-signed excludes --tls-cert")
+    if flags["http_protect_reads"] and not flags["http_token_file"]:
+        raise click.UsageError("--http-protect-reads needs --http-token-file")
     from . import app
+    from .options import Options
 
-    sys.exit(app.serve(app.Options(**flags)))
+    sys.exit(app.serve(Options(**flags)))
 
 
 @cli.command()
@@ -92,6 +97,7 @@ def _counted(number: int, what: str) -> str:
 def main() -> None:
     """The console script."""
     from .benchmark.command import bench
+    from .cordon_command import cordon, uncordon
     from .demo.command import demo
     from .doctor.command import doctor
     from .explain_command import explain_command
@@ -104,4 +110,6 @@ def main() -> None:
     cli.add_command(explain_command)
     cli.add_command(manifests)
     cli.add_command(doctor)
+    cli.add_command(cordon)
+    cli.add_command(uncordon)
     cli()

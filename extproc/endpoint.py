@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import xxhash
+from msgspec.structs import replace
 
 from . import address as addresses
+from .engine_metrics import EngineMetrics
 from .health import Health
+from .load_report import LoadReport
 from .speed import StepTime
 from .traffic import Traffic
-from .vllm import EngineMetrics
 from .work import Backlog, Work
 
+Cordon = Literal["config", "command"]
 NEVER = -math.inf
 UNKNOWN_TOKEN_S = 1e-4
 """Where nothing was measured: an 8B model on an A100 takes 0.7, a 70B model on four of them 1.6 of this."""
@@ -33,9 +37,11 @@ class Endpoint:
 
     __slots__ = (
         "_max_age_s",
+        "_report",
         "address",
         "allowance",
         "backlog",
+        "cordoned",
         "external",
         "fresh_until",
         "full_until",
@@ -43,13 +49,17 @@ class Endpoint:
         "in_flight",
         "in_flight_at_scrape",
         "ip",
+        "kv_fresh_until",
         "kv_usage",
         "labels",
         "lingering",
         "loras_in_flight",
+        "max_in_flight",
         "max_loras",
         "metrics",
         "models",
+        "queue_fresh_until",
+        "reported_at",
         "requests",
         "running",
         "running_loras",
@@ -77,6 +87,10 @@ class Endpoint:
         """Its part in rendezvous hashing; odd."""
         self.labels: Mapping[str, str] = dict(labels or {})
         self.health = Health()
+        self.cordoned: Cordon | None = None
+        """Who took it out of service; None: nobody.  It gets no new request, whatever becomes of the others."""
+        self.max_in_flight = math.inf
+        """It gets no new request while so many of ours are there; infinite: no maximum."""
         self.in_flight = 0
         """Requests that we sent here and that have not ended."""
         self.tokens_in_flight = 0.0
@@ -104,6 +118,13 @@ class Endpoint:
         self.scraped_at = NEVER
         self.fresh_until = NEVER
         """Until when the scraped figures count as knowledge."""
+        self.queue_fresh_until = NEVER
+        """Until when `waiting` does: load reports in answers tell it, too."""
+        self.kv_fresh_until = NEVER
+        """Until when `kv_usage` does; NEVER also where the engine does not tell it."""
+        self.reported_at = NEVER
+        """When the last load report came."""
+        self._report = LoadReport()
         self.metrics: EngineMetrics | None = None
         self.waiting = 0
         self.running = 0
@@ -122,19 +143,36 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"Endpoint({self.address!r}, in_flight={self.in_flight})"
 
-    def configure(self, labels: Mapping[str, str], max_age_s: float) -> None:
+    def configure(
+        self,
+        labels: Mapping[str, str],
+        max_age_s: float,
+        max_in_flight: int | None = None,
+        cordoned: Cordon | None = None,
+    ) -> None:
         """Take over what a (re)loaded config says."""
         self.labels = dict(labels)
-        self._max_age_s = max_age_s
+        self.max_in_flight = math.inf if max_in_flight is None else max_in_flight
+        self.cordoned = cordoned
         self.fresh_until = self.scraped_at + max_age_s
+        self.queue_fresh_until += max_age_s - self._max_age_s
+        self.kv_fresh_until += max_age_s - self._max_age_s
+        self._max_age_s = max_age_s
 
-    def observe(self, metrics: EngineMetrics, now: float) -> None:
-        """Take over a scrape that was answered just now."""
+    def observe(self, metrics: EngineMetrics, now: float, asked_at: float = math.inf) -> None:
+        """Take over a scrape that was answered just now, and asked for at *asked_at*.
+
+        What a load report told since then stays: the page may be older.
+        """
+        if asked_at < self.reported_at:
+            metrics = _with_report(metrics, self._report)
         if self.metrics is not None:
             self._measure(self.metrics, metrics, now - self.scraped_at)
         self.metrics, self.scraped_at, self.tried = metrics, now, True
-        self.fresh_until = now + self._max_age_s
-        self.waiting, self.running, self.kv_usage = metrics.waiting, metrics.running, metrics.kv_cache_usage
+        self.fresh_until = self.queue_fresh_until = now + self._max_age_s
+        self.waiting, self.running = metrics.waiting, metrics.running
+        usage = metrics.kv_cache_usage
+        self.kv_usage, self.kv_fresh_until = (0.0, NEVER) if usage is None else (usage, self.fresh_until)
         self.running_loras, self.waiting_loras = metrics.running_loras, metrics.waiting_loras
         self.max_loras = metrics.max_loras
         self.in_flight -= len(self.lingering)  # they are among those that it tells of
@@ -144,6 +182,25 @@ class Endpoint:
         self.in_flight_at_scrape = self.in_flight
         # As TCP finds what a path can take: down to the least where requests wait, else twice as many.
         self.allowance = 1 if self.waiting else min(2 * self.allowance, MAX_ALLOWANCE)
+
+    def reported(self, report: LoadReport, now: float) -> None:
+        """Take over what came just now with the answer to a request of ours.
+
+        An endpoint whose page was never read stays unknown: a report tells too little of it.
+        """
+        if self.metrics is None:
+            return
+        until = now + self._max_age_s
+        if report.waiting is not None:
+            self.waiting, self.queue_fresh_until = report.waiting, until
+            # the request that is answered does not wait, though it counts until its last byte
+            self.in_flight_at_scrape = max(0, self.in_flight - 1)
+            if report.waiting:
+                self.allowance = 1
+        if report.kv_cache_usage is not None:
+            self.kv_usage, self.kv_fresh_until = report.kv_cache_usage, until
+        self.metrics = _with_report(self.metrics, report)
+        self.reported_at, self._report = now, report
 
     def _measure(self, before: EngineMetrics, metrics: EngineMetrics, elapsed_s: float) -> None:
         """How fast it worked between two scrapes."""
@@ -156,7 +213,9 @@ class Endpoint:
 
     def is_saturated(self, now: float, waiting: float, kv_usage: float) -> bool:
         """At or over one of the limits; what is unknown or stale is not saturated."""
-        return self.fresh_until > now and (self.queue >= waiting or self.kv_usage >= kv_usage)
+        if self.queue_fresh_until > now and self.queue >= waiting:
+            return True
+        return self.kv_usage >= kv_usage and self.kv_fresh_until > now
 
     def filled(self, until: float) -> None:
         """It is full for its tier, and counts as full until *until* at least; NEVER: it has room again."""
@@ -223,3 +282,10 @@ class Endpoint:
             self.in_flight -= len(self.lingering) - len(left)
             self.lingering = left
         self.backlog.expire(now)
+
+
+def _with_report(metrics: EngineMetrics, report: LoadReport) -> EngineMetrics:
+    """*metrics* with what *report* tells."""
+    waiting = metrics.waiting if report.waiting is None else report.waiting
+    usage = metrics.kv_cache_usage if report.kv_cache_usage is None else report.kv_cache_usage
+    return replace(metrics, waiting=waiting, kv_cache_usage=usage)

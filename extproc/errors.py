@@ -83,6 +83,13 @@ class Rejected(Exception):
         return headers
 
 
+class InvalidBody(ValueError):
+    """A body is not what its path or its headers say.  The message says what is wrong, and quotes nothing of it."""
+
+    expected: str
+    """What it should be."""
+
+
 class Fault(msgspec.Struct, frozen=True):
     """One mistake in a config file."""
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from time import perf_counter
 
 from . import address, intake, pin
-from .body import BodyReader, encode_name, splice
+from .body import Reader
 from .budget import BodyBudget
-from .errors import Reason, Rejected
+from .errors import Rejected
 from .flight import Answered, Flight, Watcher
 from .holding import Held, Lobby, Outcome
 from .intake import Reading
-from .jsonscan import InvalidJson, ModelFound
+from .jsonscan import ModelFound
+from .load_report import REPORT_HEADER
 from .prompt import read_prompt
 from .protocol.messages import (
     BodyMode,
@@ -47,7 +48,6 @@ class Exchange:
         "_clock",
         "_held_bytes",
         "_lobby",
-        "_mode",
         "_reader",
         "_reading",
         "_recent",
@@ -78,7 +78,6 @@ class Exchange:
     def __init__(
         self,
         stream: ExtProcStream,
-        mode: BodyMode,
         router: Router,
         budget: BodyBudget,
         watcher: Watcher,
@@ -117,7 +116,6 @@ class Exchange:
         self.early = False
         """Envoy closed the stream before the answer ended: its count is an estimate."""
         self._stream = stream
-        self._mode = mode
         self._budget = budget
         self._watcher = watcher
         self._lobby = lobby
@@ -125,7 +123,7 @@ class Exchange:
         self._clock = clock
         self._rng = rng
         self._reading = Reading.OPAQUE
-        self._reader: BodyReader | None = None
+        self._reader: Reader | None = None
         self._size = 0
         self._held_bytes = 0
 
@@ -140,10 +138,10 @@ class Exchange:
                 self.headers = headers
                 if self._answer_ourselves():
                     return
-                self._reading = intake.reading(headers, self._mode, self.router.config.limits)
-                if self._reading is not Reading.OPAQUE:
-                    self._reader = BodyReader()
-                if self._mode in WHOLE_AT_ONCE:
+                self._reading = intake.reading(headers, self._stream.request_mode, self.router.config.limits)
+                with intake.body_faults:
+                    self._reader = intake.reader(self._reading, headers, self._hold)
+                if self._stream.request_mode in WHOLE_AT_ONCE:
                     self._stream.strip(pin.control_headers(headers, self.router.sticky_headers))
             case RequestChunk(data):
                 yield from self._take(data)
@@ -156,25 +154,33 @@ class Exchange:
                 assert body is not None
                 yield from self._route(body)
             case RequestTruncated():
-                raise intake.too_large(self.router.config.limits)
+                raise intake.cut_off()
             case RequestEmpty():
                 raise intake.empty()
 
     def _take(self, data: Piece) -> Iterator[None]:
-        limits = self.router.config.limits
         self._size += len(data)
-        if self._size > limits.max_body_bytes:
-            raise intake.too_large(limits)
-        self._budget.take(len(data), limits.max_buffered_bytes)
-        self._held_bytes += len(data)
+        self._hold(len(data), self._size)
         if self._reader is not None:
-            with _json_faults:
+            with intake.body_faults:
                 yield from self._reader.feed(data)
 
+    def _hold(self, more: int, size: int) -> None:
+        """Count *more* bytes of a body that has *size* with them; raises Rejected where that is too much."""
+        limits = self.router.config.limits
+        if size > limits.max_body_bytes:
+            raise intake.too_large(limits)
+        self._budget.take(more, limits.max_buffered_bytes)
+        self._held_bytes += more
+
     def _route_bodiless(self) -> Iterator[Exchange | None]:
-        if self._mode is not BodyMode.NONE:  # there a body follows unseen
+        model = None
+        if self._stream.request_mode is BodyMode.NONE:  # a body follows unseen
+            model = intake.named_model(pin.MODEL_NAME, self.headers, self.router.config)
+            self._size = intake.announced_bytes(self.headers)
+        else:
             intake.check_bodiless(self.headers)
-        yield from self._decide(None)
+        yield from self._decide(model)
         self._stream.route(self._mutation(None))
 
     def _route(self, body: Sequence[Piece]) -> Iterator[Exchange | None]:
@@ -182,31 +188,35 @@ class Exchange:
         model = intake.model(self._reading, found) if found is not None else None
         decision = yield from self._decide(model, (yield from self._prompt()))
         new_body = None
-        if found is not None and decision.target_model is not None:
-            new_body = _rewritten(body, found, decision.target_model)
-        # In full duplex Envoy drops content-length, and sends the body chunked.
-        buffered = new_body is not None and self._mode is not BodyMode.FULL_DUPLEX_STREAMED
+        if found is not None and self._reader is not None:
+            encoding = self.router.config.encoded_bodies
+            target = decision.target_model
+            new_body = intake.rewritten(self._reader, body, found, target, self.headers, encoding)
+        # In other modes Envoy drops content-length, and sends the body chunked.
+        buffered = new_body is not None and self._stream.request_mode is BodyMode.BUFFERED
         length = sum(map(len, new_body or ())) if buffered else None
-        self._stream.route(self._mutation(length), new_body)
+        plain = new_body is not None and intake.is_encoded(self.headers)
+        self._stream.route(self._mutation(length, plain=plain), new_body)
 
     def _found(self) -> Generator[None, None, ModelFound | None]:
         if self._reader is None:
             return None
-        with _json_faults:
+        with intake.body_faults:
             return (yield from self._reader.finish())
 
     def _prompt(self) -> Generator[None, None, Prompt]:
-        if self._reader is None or not self.router.reads_prompts:
+        json = self._reader.json if self._reader is not None else None
+        if json is None or not self.router.reads_prompts:
             return NO_PROMPT
-        return (yield from read_prompt(self._reader))
+        return (yield from read_prompt(json))
 
     def _decide(
         self, model: str | None, prompt: Prompt = NO_PROMPT
     ) -> Generator[Exchange | None, None, Decision]:
         self.model = model
-        request = InferenceRequest(self.headers, model, self._size, prompt, self._allowed())
+        request = InferenceRequest(self.headers, model, self._body_bytes, prompt, self._allowed())
         begun = perf_counter()
-        offered = self._lobby.offer(self.router, request, self, self._clock(), self._rng)
+        offered = self._offer(request)
         self.decided_in_s = perf_counter() - begun
         if isinstance(offered, Decision):
             self._count(offered)
@@ -217,6 +227,14 @@ class Exchange:
             raise self.called
         assert self.called is not None
         return self.called
+
+    def _offer(self, request: InferenceRequest) -> Decision | Ticket[Held[Exchange]]:
+        return self._lobby.offer(self.router, request, self, self._clock(), self._rng)
+
+    @property
+    def _body_bytes(self) -> int:
+        """Of the body, decoded."""
+        return self._size if self._reader is None else self._reader.size
 
     def _allowed(self) -> Subset:
         """By a subset hint and, where it is trusted, the header of conformance tests."""
@@ -240,9 +258,10 @@ class Exchange:
         if isinstance(outcome, Decision):
             self._count(outcome)
 
-    def _mutation(self, content_length: int | None) -> Mutation:
+    def _mutation(self, content_length: int | None, *, plain: bool = False) -> Mutation:
         assert self.decision is not None
-        return pin.mutation(self.decision, self.headers, self.router.sticky_headers, content_length)
+        sticky = self.router.sticky_headers
+        return pin.mutation(self.decision, self.headers, sticky, content_length, plain=plain)
 
     def _answer_ourselves(self) -> bool:
         """GET /v1/models and /v1/models/NAME need no endpoint."""
@@ -273,10 +292,16 @@ class Exchange:
             self._let_go()
 
     def answered(self, answer: Answered) -> None:
-        """Response headers came, of an endpoint or of Envoy itself."""
+        """Response headers came, of an endpoint or of Envoy itself.  Raises Rejected."""
+        if self._stream.overridden and self.undecided and intake.went_on(answer.status):
+            raise intake.unsupported_override()
         self.answer, self.answered_at = answer, self._clock()
-        if self.flight is not None:
-            self.flight.answered(answer, self.answered_at)
+        if self.flight is None:
+            return
+        if answer.load_report is not None and self.flight.pool.load_reports:
+            # how busy our servers are is nobody else's business
+            self._stream.strip_response((REPORT_HEADER,))
+        self.flight.answered(answer, self.answered_at)
 
     def body_ended(self) -> None:
         """The last byte of the answer passed through here."""
@@ -298,6 +323,11 @@ class Exchange:
         self._held_bytes = 0
 
     @property
+    def is_observed(self) -> bool:
+        """Observability mode: what is decided here, nobody carries out."""
+        return False
+
+    @property
     def outcome(self) -> str:
         """How it ended: a label from the closed set of CONTRACT section 6."""
         if self.rejection is not None:
@@ -309,24 +339,3 @@ class Exchange:
         if self.answer is None:
             return "aborted"
         return "upstream_error" if self.answer.status >= 500 and self.decision is not None else "completed"
-
-
-def _rewritten(body: Sequence[Piece], found: ModelFound, target_model: str) -> list[Piece] | None:
-    """*body* with every top-level `model` replaced; None where that changes nothing."""
-    if all(name == target_model for name in found.names):
-        return None
-    return splice(body, found.spans, encode_name(target_model))
-
-
-class _JsonFaults:
-    """Turns what the scanner raises into a refusal."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, InvalidJson):
-            raise Rejected(Reason.INVALID_JSON, f"The body is not JSON: {error}.") from None
-
-
-_json_faults = _JsonFaults()

@@ -25,6 +25,7 @@ from .request import InferenceRequest, Prompt
 from .restoring import NOW, StateError, parse, restore
 from .scheduling.affinity import PrefixHashScorer
 from .state import State
+from .token_option import bearer, token_option
 
 T = TypeVar("T")
 
@@ -84,6 +85,7 @@ class _Cached(click.ParamType[tuple[str, int]]):
     help="Tokens of the prompt that an endpoint has in its cache, as /debug/explain tells; repeat for more.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn: target, ties.")
+@token_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def explain_command(
     source: str,
@@ -95,6 +97,7 @@ def explain_command(
     subset: str | None,
     cached: Sequence[tuple[str, int]],
     seed: int,
+    token_file: Path | None,
     as_json: bool,
 ) -> None:
     """Why a request goes where it goes, and what would change that.
@@ -112,7 +115,7 @@ def explain_command(
         raise click.UsageError("--prompt-tokens goes with --model; a body tells its own")
     request = _read_request(body) if body is not None else _made_up(model, prompt_tokens or 0)
     request.headers, request.subset = dict(headers), hints(subset)
-    state = _read_state(source)
+    state = _read_state(source, token_file)
     try:
         text = _explained(state, config, request, cached, seed, as_json=as_json, made_up=body is None)
     except Rejected as rejection:
@@ -202,9 +205,9 @@ def _read_config(file: Path) -> Any:
         raise click.ClickException("\n".join(f"{file}: {fault}" for fault in error.faults)) from None
 
 
-def _read_state(source: str) -> State:
+def _read_state(source: str, token_file: Path | None) -> State:
     is_url = source.startswith(("http://", "https://"))
-    text = asyncio.run(_fetch(source)) if is_url else _read_file(Path(source))
+    text = asyncio.run(_fetch(source, bearer(token_file))) if is_url else _read_file(Path(source))
     try:
         return parse(text)
     except StateError as error:
@@ -219,16 +222,17 @@ def _read_file(file: Path) -> bytes:
         raise click.ClickException(f"{file}: cannot be read: {reason}") from None
 
 
-async def _fetch(url: str) -> bytes:
-    """The page, all of it within FETCH_S."""
+async def _fetch(url: str, headers: dict[str, str]) -> bytes:
+    """The page, all of it within FETCH_S; a redirect is not followed, as a token is nobody else's."""
     text = bytearray()
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(FETCH_S)) as session,
-            session.get(url) as response,
+            session.get(url, headers=headers, allow_redirects=False) as response,
         ):
             if response.status != 200:
-                raise click.ClickException(f"{url}: answered {response.status}")
+                hint = " (see --token-file)" if response.status == 401 else ""
+                raise click.ClickException(f"{url}: answered {response.status}{hint}")
             async for piece in response.content.iter_any():
                 text += piece
                 if len(text) > MAX_STATE_BYTES:

@@ -99,7 +99,7 @@ def _cells(row: EndpointRow, told: Explanation, *, tiered: bool) -> Iterator[str
     yield str(row.in_flight)
     yield str(row.external) if known else "?"
     yield str(row.queue) if known else "?"
-    yield f"{row.kv_usage:.0%}" if known else "?"
+    yield "?" if row.kv_usage is None else f"{row.kv_usage:.0%}"
     yield _age(row)
     yield f"{row.cached_tokens:,}" if row.cached_tokens else ""
     for name in told.weights:

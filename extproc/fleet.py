@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakSet
 
 from . import address as addresses
 from .config.schema import Config, PoolConfig
-from .endpoint import Endpoint
+from .endpoint import Cordon, Endpoint
+from .engine_metrics import EngineMetrics
 from .health import Failure
 from .member import Member
 from .pool import Pool
 from .router import Router
-from .vllm import EngineMetrics
 
 KEPT_S = 60.0
 """A pod whose readiness flaps comes back within this time, and has its speed, its counts and its health still.  One
@@ -37,6 +38,8 @@ class Fleet:
         self._superseded: dict[str, WeakSet[Pool]] = {}
         """Pools of routers before this one, while a stream that began with it is open."""
         self._by_address: dict[str, list[tuple[Pool, Endpoint]]] = {}
+        self._cordons: dict[str, frozenset[str]] = {}
+        """Addresses that were cordoned by command, with the uids of who was there then."""
 
     def apply(self, config: Config, loaded_at: float = 0.0) -> Router:
         """Put *config* in force, at *loaded_at* seconds since the epoch.
@@ -52,7 +55,10 @@ class Fleet:
             before = self._pools.get(pool_config.name)
             if before is not None:
                 self._superseded.setdefault(before.name, WeakSet()).add(before)
-            pools[pool_config.name] = Pool(pool_config.name, found.values(), before)
+            pool = pools[pool_config.name] = Pool(pool_config.name, found.values(), before)
+            pool.load_reports = pool_config.metrics.orca
+            if pool.restricted:
+                self._restrict(pool)
             endpoints.update(found)
         self._endpoints, self._pools = endpoints, pools
         self._configs = {pool.name: pool for pool in config.pools}
@@ -112,13 +118,22 @@ class Fleet:
     def _members(self, pool: PoolConfig) -> Iterable[Member]:
         if pool.kubernetes is not None:
             return self._discovered.get(pool.name, {}).values()
-        return [Member(addresses.normalise(each.address), each.labels) for each in pool.members()]
+        return [
+            Member(
+                addresses.normalise(each.address),
+                each.labels,
+                max_in_flight=each.max_in_flight,
+                cordoned=each.cordoned,
+            )
+            for each in pool.members()
+        ]
 
     def _endpoint(self, pool: PoolConfig, member: Member) -> Endpoint:
         key = _key(pool.name, member)
         departed, _ = self._departed.get(key, (None, 0.0))
         endpoint = self._endpoints.get(key) or departed or Endpoint(member.address, uid=member.uid)
-        endpoint.configure(member.labels, pool.metrics.max_age_s)
+        most = pool.max_in_flight if member.max_in_flight is None else member.max_in_flight
+        endpoint.configure(member.labels, pool.metrics.max_age_s, most, self._cordon_of(member))
         if pool.metrics.engine == "none":
             endpoint.tried = True  # there is nothing to wait for
         return endpoint
@@ -135,6 +150,42 @@ class Fleet:
                 self._by_address[address] = entries
             else:
                 self._by_address.pop(address, None)
+
+    def _cordon_of(self, member: Member) -> Cordon | None:
+        if member.cordoned:
+            return "config"
+        return "command" if member.uid in self._cordons.get(member.address, ()) else None
+
+    def cordon(self, address: str) -> list[tuple[Pool, Endpoint]]:
+        """Those at *address*, who get no new request from now on, until `uncordon`; empty: nobody is there.
+
+        It outlives reloads, and the absence of a pod.  A pod that gets the address later is another server.
+        """
+        found = self.at(address)
+        if found:
+            uids = frozenset(endpoint.uid for _, endpoint in found)
+            self._cordons[address] = self._cordons.get(address, frozenset()) | uids
+        for pool, endpoint in found:
+            endpoint.cordoned = endpoint.cordoned or "command"
+            self._restrict(pool)
+        return found
+
+    def uncordon(self, address: str) -> list[tuple[Pool, Endpoint]] | None:
+        """Takes back `cordon`, and answers who is at *address*; None: nobody is or was.
+
+        What the config cordons stays so.
+        """
+        was = self._cordons.pop(address, None)
+        found = self.at(address)
+        for _, endpoint in found:
+            if endpoint.cordoned == "command":
+                endpoint.cordoned = None
+        return None if was is None and not found else found
+
+    def _restrict(self, pool: Pool) -> None:
+        """Cordons hold for streams, too, that began before a reload."""
+        for each in (pool, *self._superseded.get(pool.name, ())):
+            each.restricted = True
 
     def size(self, pool: str) -> int:
         """How many endpoints *pool* has; 0 where the config in force has no such pool."""
@@ -155,11 +206,11 @@ class Fleet:
         """The endpoints at *address*: one a pool that names it."""
         return self._by_address.get(address, [])
 
-    def scraped(self, address: str, metrics: EngineMetrics, now: float) -> None:
-        """The metrics page at *address* was read just now."""
+    def scraped(self, address: str, metrics: EngineMetrics, now: float, asked_at: float = math.inf) -> None:
+        """The metrics page at *address*, asked for at *asked_at*, was read just now."""
         for pool, endpoint in self.at(address):
             before = endpoint.metrics
-            endpoint.observe(metrics, now)
+            endpoint.observe(metrics, now, asked_at)
             pool.observed(endpoint, before)
             endpoint.health.reachable()
 

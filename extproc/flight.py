@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from . import load_report
 from .endpoint import Endpoint
 from .health import Failure
 from .pool import Pool
@@ -41,6 +42,10 @@ class Answered(Struct, frozen=True):
     streamed: bool = False
     """Server-sent events: the answer goes on after its headers."""
     ended: bool = False
+    load_report: str | None = None
+    """What the endpoint tells of its load, where it was asked to."""
+    from_cache: bool = False
+    """It may be old (RFC 9111 §5.1)."""
 
 
 class Watcher(Struct, frozen=True):
@@ -50,19 +55,21 @@ class Watcher(Struct, frozen=True):
     """Envoy sent a request of this pool to an address that is not in it."""
     set_aside: Callable[[Pool, Endpoint, Failure, float], None]
     """An endpoint was set aside, for so many seconds."""
+    reported: Callable[[Pool, str], None] = lambda pool, result: None
+    """An answer told of its endpoint's load; what came of it: `ok`, `invalid`, `empty` or `ignored`."""
 
 
 class Flight:
     """Counts one request at one endpoint, from its decision to its end, exactly once."""
 
-    __slots__ = ("_answered_at", "_open_ended", "_pool", "_watcher", "_work", "endpoint")
+    __slots__ = ("_answered_at", "_open_ended", "_watcher", "_work", "endpoint", "pool")
 
     def __init__(
         self, pool: Pool, endpoint: Endpoint, watcher: Watcher, work: Work | None = None, now: float = 0.0
     ) -> None:
         self.endpoint: Endpoint | None = endpoint
         """Where it is counted now; None once it ended, or where Envoy sent it out of our sight."""
-        self._pool = pool
+        self.pool = pool
         self._watcher = watcher
         self._answered_at: float | None = None
         self._open_ended = False
@@ -77,6 +84,8 @@ class Flight:
         if answer.served is not None:
             self._serve(answer.served, now)
         self._work.prefix = ()  # some kilobytes, and the answer may take an hour
+        if answer.load_report is not None and self.pool.load_reports:
+            self._watcher.reported(self.pool, self._report(answer, answer.load_report, now))
         endpoint = self.endpoint
         if endpoint is None:
             return
@@ -90,21 +99,34 @@ class Flight:
         chosen = self.endpoint
         if chosen is None or chosen.address == address:
             return
-        served = self._pool.by_address.get(address)
+        served = self.pool.by_address.get(address)
         chosen.release(self._work)
         self.endpoint = served
         if served is None:
-            self._watcher.missed(self._pool, address)
+            self._watcher.missed(self.pool, address)
             return
-        self._pool.moved(self._work, served)
+        self.pool.moved(self._work, served)
         served.acquire(self._work, now)
-        self._pool.sent(self._work, served, now)
+        self.pool.sent(self._work, served, now)
         self._fail(chosen, Failure.ANSWERED, now)  # Envoy tried it first and went on
 
+    def _report(self, answer: Answered, text: str, now: float) -> str:
+        """Tell the endpoint that answered what it said; what came of that."""
+        if self.endpoint is None or answer.from_cache or not _is_by_endpoint(answer):
+            return "ignored"
+        try:
+            report = load_report.parse(text)
+        except load_report.ReportError:
+            return "invalid"
+        if report == load_report.LoadReport():
+            return "empty"
+        self.endpoint.reported(report, now)
+        return "ok"
+
     def _fail(self, endpoint: Endpoint, failure: Failure, now: float) -> None:
-        pause_s = self._pool.failed(endpoint, failure, now)
+        pause_s = self.pool.failed(endpoint, failure, now)
         if pause_s is not None:
-            self._watcher.set_aside(self._pool, endpoint, failure, pause_s)
+            self._watcher.set_aside(self.pool, endpoint, failure, pause_s)
 
     def body_ended(self) -> None:
         """The last byte of the answer was seen: the stream's end is exact."""
@@ -137,5 +159,8 @@ def _blame(answer: Answered) -> Failure | None:
 
 def _is_success(answer: Answered) -> bool:
     """Whether the endpoint itself answered, other than with what might be a fault of its own."""
-    by_endpoint = not answer.details or answer.details.startswith(VIA_UPSTREAM)
-    return by_endpoint and answer.status >= 100 and answer.status not in (500, *BAD_GATEWAY)
+    return _is_by_endpoint(answer) and answer.status >= 100 and answer.status not in (500, *BAD_GATEWAY)
+
+
+def _is_by_endpoint(answer: Answered) -> bool:
+    return not answer.details or answer.details.startswith(VIA_UPSTREAM)

@@ -117,7 +117,7 @@ class Lobby(Generic[H]):
             return router.place(request, draw, now, rng)
         lane = _lane(draw, request, queue)
         room = self._rooms.setdefault(draw.pool.name, WaitingRoom())
-        free = with_room(draw.endpoints, queue.waiting, now)
+        free = free_of(draw.pool, draw.endpoints, queue.waiting, now)
         if free and not room.is_ahead(lane, draw.priority):
             return _push(router, request, draw, free, now, rng)
         if draw.priority < 0:
@@ -211,7 +211,7 @@ def _labels(draw: Draw) -> tuple[tuple[str, str], ...]:
 def _is_open(lane: Lane, now: float) -> bool:
     """Whether somebody in *lane* can be called up: an endpoint has room, or none of them is left."""
     endpoints, healthy = lane.endpoints(now)
-    return not healthy or bool(with_room(endpoints, lane.waiting, now))
+    return not healthy or bool(free_of(lane.pool, endpoints, lane.waiting, now))
 
 
 def _called_up(
@@ -239,7 +239,7 @@ def _place(
         if not held.draw.healthy:
             return held.router.place(held.request, held.draw, now, rng)
         lane, endpoints = replace(lane, labels=_labels(held.draw)), held.draw.endpoints
-    free = with_room(endpoints, lane.waiting, now)
+    free = free_of(lane.pool, endpoints, lane.waiting, now)
     if free:
         held.draw = replace(held.draw, endpoints=endpoints, healthy=True)
         return _push(held.router, held.request, held.draw, free, now, rng)
@@ -285,17 +285,24 @@ def _saturated(pool: Pool, why: str) -> Rejected:
     return Rejected(Reason.SATURATED, message, retry_after_s=RETRY_AFTER_S)
 
 
+def free_of(pool: Pool, endpoints: Sequence[Endpoint], waiting: int, now: float) -> Sequence[Endpoint]:
+    """Those of *endpoints*, of *pool*, that can take one more request: below their maximum, and with room."""
+    return pool.below_max(with_room(endpoints, waiting, now))
+
+
 def with_room(endpoints: Sequence[Endpoint], waiting: int, now: float) -> list[Endpoint]:
     """Those of *endpoints* whose queue is shorter than *waiting*.
 
     One whose figures are unknown or stale has room while we have fewer requests there than any known one has: it
     neither closes the pool nor takes what all others are too full for.
     """
-    known = [e for e in endpoints if e.fresh_until > now]
+    known = [e for e in endpoints if e.queue_fresh_until > now]
     if len(known) == len(endpoints):
         return [e for e in endpoints if e.has_room(waiting)]
     least = min((e.load for e in known), default=math.inf)
-    return [e for e in endpoints if (e.has_room(waiting) if e.fresh_until > now else e.in_flight < least)]
+    return [
+        e for e in endpoints if (e.has_room(waiting) if e.queue_fresh_until > now else e.in_flight < least)
+    ]
 
 
 def expected_tokens(request: InferenceRequest, draw: Draw) -> float:

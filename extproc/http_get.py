@@ -6,8 +6,11 @@ Ours, not aiohttp's client, as reading pages is what the service costs while idl
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from functools import lru_cache
+
+from msgspec import Struct
 
 from .http_response import Failure, GetError, Response
 
@@ -18,7 +21,7 @@ MAX_DETAIL = 200
 class PageConnection:
     """A connection to one server, made when needed; one request at a time.  `close` it."""
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, max_bytes: int) -> None:
+    def __init__(self, host: str, port: int, tls: Tls | None, max_bytes: int) -> None:
         self._host = host
         self._port = port
         self._tls = tls
@@ -49,7 +52,10 @@ class PageConnection:
 
     async def _connect(self) -> _Wire:
         loop = asyncio.get_running_loop()
-        _, self._wire = await loop.create_connection(_Wire, self._host, self._port, ssl=self._tls)
+        context, name = (self._tls.context(), self._tls.server_name) if self._tls else (None, None)
+        _, self._wire = await loop.create_connection(
+            _Wire, self._host, self._port, ssl=context, server_hostname=name
+        )
         return self._wire
 
     async def _exchange(self, wire: _Wire, request: bytes, response: Response) -> bytes:
@@ -124,11 +130,41 @@ class _Wire(asyncio.Protocol):
             whole.set_exception(failure)
 
 
+class Tls(Struct, frozen=True):
+    """How to speak TLS to a server."""
+
+    verify: bool
+    """Whether to look at its certificate at all."""
+    ca_file: str | None
+    """Whose certificates to trust; None: the system's."""
+    server_name: str
+    """What the certificate must be for."""
+
+    def context(self) -> ssl.SSLContext:
+        """For a new connection.  Raises OSError where `ca_file` cannot be read, or holds no certificate."""
+        if self.ca_file is None:
+            return _context(verify=self.verify)
+        try:
+            changed = os.stat(self.ca_file)
+            return _trusting(self.ca_file, changed.st_mtime_ns, changed.st_ino)
+        except OSError as error:
+            raise OSError(f"ca_file: {error.strerror or error}") from error
+
+
 @lru_cache(maxsize=2)
-def tls_context(*, verify: bool) -> ssl.SSLContext:
-    """TLS settings, shared by all connections: making them reads all the system's certificates."""
+def _context(*, verify: bool) -> ssl.SSLContext:
+    """Shared by all connections: making one reads all the system's certificates."""
     context = ssl.create_default_context()
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@lru_cache(maxsize=8)
+def _trusting(ca_file: str, _mtime_ns: int, _inode: int) -> ssl.SSLContext:
+    """As long as the file is the same, whatever pools name it."""
+    context = ssl.create_default_context(cafile=ca_file)
+    # On by default from Python 3.13; many a private authority lacks the key identifier that it asks for.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from extproc import jsongrammar as grammar
+from extproc.errors import InvalidBody
 
 NAME_MAX_BYTES: Final = 256
 """The longest name a model can have, in UTF-8 (callers refuse longer ones as unknown)."""
@@ -34,8 +35,10 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _VALUE, _ITEM_OR_END, _KEY, _KEY_OR_END, _AFTER_KEY, _AFTER_VALUE, _IN_KEY, _IN_STRING = range(8)
 
 
-class InvalidJson(ValueError):
+class InvalidJson(InvalidBody):
     """The text is not JSON. The message says what is wrong at which byte, and quotes nothing of the text."""
+
+    expected = "JSON"
 
 
 class ModelFound(msgspec.Struct, frozen=True):

@@ -13,3 +13,6 @@ class Member(Struct, frozen=True):
     labels: dict[str, str] = {}
     uid: str = ""
     """Of its pod; "" for a static one.  The same address with another uid is another server."""
+    max_in_flight: int | None = None
+    """None: the pool's."""
+    cordoned: bool = False

@@ -57,6 +57,9 @@ class Metrics:
         self.pin_misses: Counter = counter(
             "pin_misses", "Requests that Envoy sent to an endpoint that is not ours.", ["pool"]
         )
+        self.load_reports: Counter = counter(
+            "load_reports", "Load reports in the headers of answers (ORCA).", ["pool", "result"]
+        )
         self.target_fallbacks: Counter = counter(
             "target_fallbacks", "Requests moved from a target without endpoints.", ["model", "pool"]
         )
@@ -79,6 +82,9 @@ class Metrics:
             "endpoints_set_aside", "Times an endpoint was set aside for failing.", ["pool", "cause"]
         )
         self.internal_errors: Counter = counter("internal_errors", "Faults of ours, each with a traceback.")
+        self.http_denied: Counter = counter(
+            "http_requests_denied", "Requests to the HTTP port that showed no valid token."
+        )
         self.log_lines_dropped: Counter = counter("log_lines_dropped", "Log lines nobody took in time.")
         self.reload_successful: Gauge = gauge(
             "config_last_reload_successful", "1 if the config file in place is in force."
@@ -114,11 +120,20 @@ class _EndpointCollector(Collector):
         ("in_flight", "Requests we sent there that have not ended.", lambda e, now: e.in_flight),
         ("waiting_requests", "Its queue, as last scraped.", _scraped(lambda e: e.waiting)),
         ("running_requests", "Its running requests, as last scraped.", _scraped(lambda e: e.running)),
-        ("kv_cache_usage_ratio", "Share of its KV cache in use, 0..1.", _scraped(lambda e: e.kv_usage)),
+        (
+            "kv_cache_usage_ratio",
+            "Share of its KV cache in use, 0..1.",
+            lambda e, now: e.metrics.kv_cache_usage if e.metrics else None,
+        ),
         (
             "metrics_age_seconds",
             "Since its last successful scrape.",
             lambda e, now: now - e.scraped_at if e.metrics else None,
+        ),
+        (
+            "cordoned",
+            "1 while the operator lets it have no new request.",
+            lambda e, now: float(bool(e.cordoned)),
         ),
         ("ready", "1 unless set aside.", lambda e, now: float(not e.health.is_set_aside(now))),
     )

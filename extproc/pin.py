@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Container, Iterable, Mapping
 
+from . import load_report
 from .protocol.messages import Headers, Mutation
 from .router import Decision
 
@@ -44,11 +45,17 @@ def is_control_header(name: str) -> bool:
 
 
 def mutation(
-    decision: Decision, headers: Headers, sticky_headers: frozenset[str], content_length: int | None
+    decision: Decision,
+    headers: Headers,
+    sticky_headers: frozenset[str],
+    content_length: int | None,
+    *,
+    plain: bool = False,
 ) -> Mutation:
     """The mutation that sends a request with *headers* where *decision* says.
 
-    *content_length* is set where a changed body has another length than the client announced.
+    *content_length* is set where a changed body has another length than the client announced; *plain*: its
+    content-encoding is undone.
     """
     pin, pool = decision.pin, decision.pool.name
     set_headers = [(DESTINATION, pin), (POOL, pool)]
@@ -56,11 +63,16 @@ def mutation(
         set_headers.append((MODEL_NAME, decision.model))
     if decision.mirror is not None:
         set_headers.append((MIRROR, decision.mirror))
+    if decision.pool.load_reports:
+        set_headers.append((load_report.ASK_HEADER, load_report.FORMAT))
     if content_length is not None and "content-length" in headers:
         set_headers.append(("content-length", str(content_length)))
+    removed = control_headers(headers, sticky_headers, {name for name, _ in set_headers})
+    if plain:
+        removed += ("content-encoding",)
     return Mutation(
         set_headers=tuple(set_headers),
-        remove_headers=control_headers(headers, sticky_headers, {name for name, _ in set_headers}),
+        remove_headers=removed,
         metadata={ENVOY_LB: {DESTINATION: pin}, NAMESPACE: _facts(decision)},
         clear_route_cache=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from operator import attrgetter
 from statistics import median
@@ -9,11 +10,11 @@ from statistics import median
 import xxhash
 
 from .endpoint import NEVER, Endpoint
+from .engine_metrics import EngineMetrics, fell
 from .health import Failure
 from .others import Others, shared_tokens
 from .prefix_index import PrefixIndex
 from .request import InferenceRequest
-from .vllm import EngineMetrics, fell
 from .work import Work
 
 MAX_SET_ASIDE_ANSWERING_RATIO = 0.5
@@ -55,6 +56,10 @@ class Pool:
         self.by_address: dict[str, Endpoint] = {}
         self.mean_output: float = before.mean_output if before else 0.0
         """Tokens of an answer, on average, as the endpoints' counters tell; 0: unknown."""
+        self.restricted = False
+        """Whether an endpoint may be cordoned or have a maximum; where none is, none is asked."""
+        self.load_reports = False
+        """Whether answers are asked to tell of their endpoints' load."""
         self._compared_at = NEVER
         self._selections: dict[frozenset[tuple[str, str]], tuple[Endpoint, ...]] = {}
         self.replace(endpoints)
@@ -65,6 +70,7 @@ class Pool:
         self.endpoints = tuple(endpoints)
         self.by_address = dict(zip(map(_address_of, self.endpoints), self.endpoints, strict=True))
         self._selections = {}
+        self.restricted = any(e.cordoned or e.max_in_flight < math.inf for e in self.endpoints)
         self.index.keep(self.endpoints)
         if not before.issuperset(self.endpoints):
             compare(self.endpoints)  # or a new one would count as fast as one of which nothing is known
@@ -102,9 +108,12 @@ class Pool:
     ) -> tuple[list[Endpoint], bool]:
         """(endpoints, healthy): those with *labels* that a subset hint allows, without *excluded*.
 
-        Those set aside are left out (healthy is True), unless nobody else is left: a poor chance beats none.
+        Those set aside are left out (healthy is True), unless nobody else is left: a poor chance beats none.  Those
+        cordoned are left out whoever is left.
         """
         selection: Iterable[Endpoint] = self.select(labels)
+        if self.restricted:
+            selection = [e for e in selection if e.cordoned is None]
         if subset is not None:
             selection = [e for e in selection if e.address in subset or e.ip in subset]
         if excluded:
@@ -112,12 +121,19 @@ class Pool:
         healthy = [e for e in selection if e.health.set_aside_until <= now]
         return (healthy, True) if healthy else (list(selection), False)
 
+    def below_max(self, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        """Those of *endpoints* that have fewer requests of ours than their maximum."""
+        if not self.restricted:
+            return endpoints
+        return [e for e in endpoints if e.in_flight < e.max_in_flight]
+
     def failed(self, endpoint: Endpoint, failure: Failure, now: float) -> float | None:
         """Note a failure; the pause in seconds where *endpoint* is set aside for it, else None."""
         if not endpoint.health.failed(now, failure):
             return None
-        aside = sum(e.health.is_set_aside(now) for e in self.endpoints)
-        total = len(self.endpoints)
+        serving = [e for e in self.endpoints if e.cordoned is None]
+        aside = sum(e.health.is_set_aside(now) for e in serving)
+        total = len(serving)
         most = int(total * MAX_SET_ASIDE_ANSWERING_RATIO) if failure is Failure.ANSWERED else total - 1
         return endpoint.health.set_aside(now, failure) if aside < most else None
 
@@ -152,11 +168,15 @@ class Pool:
         work.new_tokens = max(0, work.prompt_tokens - cached)
 
     def sent(self, work: Work, endpoint: Endpoint, now: float) -> None:
-        """*work* was sent to *endpoint*: what it computes there will be in its cache."""
+        """*work* was sent to *endpoint*."""
+        self.others.sent(work)
+        self.computes(work, endpoint, now)
+
+    def computes(self, work: Work, endpoint: Endpoint, now: float) -> None:
+        """*endpoint* has *work*, whoever sent it: what it computes will be in its cache."""
         if _written(endpoint.metrics) is None:  # else its counters tell, and know of others' requests too
             tokens = work.new_tokens + round(work.output_tokens)
             self.index.wrote(endpoint, tokens, _capacity_tokens(endpoint))
-        self.others.sent(work)
         if work.prefix:
             self.index.insert(work.prefix, endpoint, now, work.salt)
 

@@ -19,6 +19,8 @@ class Api(enum.Enum):
     """A JSON object with a top-level `model`, or the request is refused."""
     MODEL_OPTIONAL = enum.auto()
     """JSON; without a `model` it goes to the default pool untouched."""
+    FORM = enum.auto()
+    """multipart/form-data; without a `model` it goes to the default pool untouched."""
     MODEL_LIST = enum.auto()
     """`/v1/models`, `/v1/models/NAME`: answered by us."""
     OTHER = enum.auto()
@@ -26,7 +28,7 @@ class Api(enum.Enum):
 
 
 # The ends of paths: any prefix may stand in front (`/openai/v1/chat/completions`).
-# OpenAI, Anthropic (messages) and vLLM's api_server.
+# OpenAI, Anthropic (messages), Cohere (v2/embed, rerank), SageMaker (invocations) and vLLM's own.
 _REQUIRED = (
     "chat/completions",
     "completions",
@@ -41,16 +43,22 @@ _OPTIONAL = (
     "pooling",
     "classify",
     "score",
+    "generative_scoring",
     "rerank",
+    "v2/embed",
     "inference/v1/generate",
+    "invocations",
     "moderations",
     "images/generations",
     "audio/speech",
+    "chat/completions/batch",
     "chat/completions/render",
     "completions/render",
 )
+_FORM = ("audio/transcriptions", "audio/translations")
 _REQUIRED_ENDS = tuple("/" + end for end in _REQUIRED)
 _OPTIONAL_ENDS = tuple("/" + end for end in _OPTIONAL)
+_FORM_ENDS = tuple("/" + end for end in _FORM)
 
 
 def api_of(method: str, path: str) -> Api:
@@ -60,7 +68,9 @@ def api_of(method: str, path: str) -> Api:
         return Api.MODEL_LIST
     if path.endswith(_REQUIRED_ENDS):
         return Api.MODEL_REQUIRED
-    return Api.MODEL_OPTIONAL if path.endswith(_OPTIONAL_ENDS) else Api.OTHER
+    if path.endswith(_OPTIONAL_ENDS):
+        return Api.MODEL_OPTIONAL
+    return Api.FORM if path.endswith(_FORM_ENDS) else Api.OTHER
 
 
 def bare_path(path: str) -> str:

@@ -81,15 +81,22 @@ def _configured(config: PoolConfig, known: Mapping[str, Endpoint]) -> dict[str, 
     for member in config.members():
         address = addresses.normalise(member.address)
         endpoint = found[address] = known.get(address) or Endpoint(address)
-        endpoint.configure(member.labels, config.metrics.max_age_s)
+        most = config.max_in_flight if member.max_in_flight is None else member.max_in_flight
+        by_command = endpoint.cordoned if endpoint.cordoned == "command" else None
+        cordoned = "config" if member.cordoned else by_command
+        endpoint.configure(member.labels, config.metrics.max_age_s, most, cordoned)
     return found
 
 
 def _restored(told: EndpointState, max_age_s: float) -> Endpoint:
     endpoint = Endpoint(told.address, told.labels, max_age_s)
+    endpoint.configure(told.labels, max_age_s, told.max_in_flight, told.cordoned)
     if told.metrics is not None and told.metrics_age_s is not None:
         endpoint.observe(told.metrics, NOW - told.metrics_age_s)
         endpoint.fresh_until = NEVER if told.fresh_for_s is None else NOW + told.fresh_for_s
+        endpoint.queue_fresh_until = _until(told.queue_fresh_for_s, endpoint.fresh_until)
+        if told.metrics.kv_cache_usage is not None:
+            endpoint.kv_fresh_until = _until(told.kv_fresh_for_s, endpoint.fresh_until)
     endpoint.in_flight, endpoint.external = told.in_flight, told.external
     endpoint.in_flight_at_scrape, endpoint.allowance = told.in_flight_at_scrape, told.allowance
     endpoint.requests, endpoint.tokens_in_flight = told.requests, told.tokens_in_flight
@@ -101,6 +108,11 @@ def _restored(told: EndpointState, max_age_s: float) -> Endpoint:
     endpoint.models = tuple(told.models)
     _restore_speed(endpoint, told.speed, told.backlog)
     return endpoint
+
+
+def _until(for_s: float | None, otherwise: float) -> float:
+    """*otherwise*: for states of before a figure had a freshness of its own."""
+    return otherwise if for_s is None else NOW + for_s
 
 
 def _restore_speed(endpoint: Endpoint, speed: SpeedState, backlog: BacklogState) -> None:

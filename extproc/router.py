@@ -130,16 +130,27 @@ class Router:
         rng: random.Random,
         free: Sequence[Endpoint] | None = None,
     ) -> Decision:
-        """The second half: the endpoint, one of the draw's, or of those that are *free*.  Raises Rejected."""
+        """The second half: the endpoint, one of the draw's, or of those that are *free*.  Raises Rejected.
+
+        Only critical work goes to an endpoint that is at its maximum, where no other will do.
+        """
         pool, target = draw.pool, draw.target
         config, tiers = self._pool_configs[pool.name], self.tiers.get(pool.name)
         if draw.priority < 0:
             _shed(config, draw.endpoints, now)
-        endpoints = draw.endpoints if free is None else free
+        endpoints = pool.below_max(draw.endpoints) if free is None else free
         request.target_model = target_name(request.model, target)
         pool.match(request)
         profile, unknown_profile = self._profile(config, draw.route, request)
-        choice = self._choose(config, profile, request, endpoints, now, rng)
+        try:
+            choice = self._choose(config, profile, request, endpoints, now, rng)
+        except Rejected:
+            if free is not None:
+                raise
+            endpoints = draw.endpoints
+            choice = self._choose(config, profile, request, endpoints, now, rng)
+            if draw.priority <= 0:
+                raise _at_maximum(pool) from None
         return Decision(
             model=request.model,
             target_model=request.target_model or None,
@@ -290,6 +301,11 @@ def _nobody_ready(pool: Pool, barred: frozenset[str]) -> Rejected:
         names = ", ".join(f"`{name}`" for name in sorted(barred))
         message += f" Never to take it: tier {names}."
     return Rejected(Reason.NO_ENDPOINTS, message)
+
+
+def _at_maximum(pool: Pool) -> Rejected:
+    message = f"Every endpoint of pool `{pool.name}` is at its maximum of requests; try again later."
+    return Rejected(Reason.SATURATED, message, retry_after_s=RETRY_AFTER_S)
 
 
 def _mirror(route: Route | None, request: InferenceRequest, rng: random.Random) -> str | None:

@@ -16,10 +16,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from .http_get import PageConnection, tls_context
+from .engine_metrics import EngineMetrics, MetricNames, all_names, parse
+from .engines import VLLM
+from .http_get import PageConnection, Tls
 from .http_response import Failure, GetError
+from .metrics_page import MetricsError
 from .token_file import TokenFile
-from .vllm import VLLM, EngineMetrics, MetricNames, MetricsError, all_names, parse
 
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 """A longer page is cut off.  A vLLM 0.32 page has 54 KB for each data-parallel rank: room for 32 ranks."""
@@ -52,6 +54,10 @@ class ScrapeTarget(msgspec.Struct, frozen=True, kw_only=True):
     """`http` or `https`."""
     insecure_skip_verify: bool = False
     """Take any certificate."""
+    ca_file: str | None = None
+    """Whose certificates to trust; None: the system's."""
+    server_name: str | None = None
+    """What the certificate must be for; None: *host*."""
     headers: tuple[tuple[str, str], ...] = ()
     bearer_token_file: str | None = None
     interval_s: float = 0.2
@@ -258,7 +264,9 @@ class _Scrape:
     def _connected(self) -> PageConnection:
         if not self._connection:
             target = self.target
-            tls = tls_context(verify=not target.insecure_skip_verify) if target.scheme == "https" else None
+            tls = None
+            if target.scheme == "https":
+                tls = Tls(not target.insecure_skip_verify, target.ca_file, target.server_name or target.host)
             self._connection = PageConnection(target.host, target.port, tls, MAX_PAGE_BYTES)
         return self._connection
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from . import address as addresses
 from .config.schema import PoolConfig
 from .endpoint import Endpoint
+from .engine_metrics import EngineMetrics
+from .engines import ENGINES
 from .fleet import Fleet
 from .health import Failure
 from .http_response import Failure as PageFailure
 from .scraper import ScrapeTarget
 from .telemetry import Telemetry
-from .vllm import EngineMetrics
 
 
 def scrape_targets(fleet: Fleet) -> list[ScrapeTarget]:
@@ -28,18 +29,22 @@ def scrape_targets(fleet: Fleet) -> list[ScrapeTarget]:
 
 def _target(pool: PoolConfig, endpoint: Endpoint) -> ScrapeTarget:
     metrics = pool.metrics
+    engine = ENGINES[metrics.engine]
     return ScrapeTarget(
         address=endpoint.address,
         host=endpoint.ip,
         port=metrics.port
         or int(endpoint.address.rpartition(":")[2]),  # to parse it anew takes ten times as long
-        path=metrics.path,
+        path=metrics.path or engine.path,
         scheme=metrics.scheme,
         insecure_skip_verify=metrics.insecure_skip_verify,
+        ca_file=metrics.ca_file,
+        server_name=metrics.server_name,
         bearer_token_file=metrics.bearer_token_file,
         interval_s=metrics.interval_s,
         timeout_s=metrics.timeout_s,
-        select=metrics.select,
+        select=metrics.select and engine.selects,
+        names=engine.names,
     )
 
 
@@ -65,7 +70,7 @@ class ScrapeListener:
     def scraped(
         self, target: ScrapeTarget, metrics: EngineMetrics, started_at: float, duration_s: float
     ) -> None:
-        self._fleet.scraped(target.address, metrics, self._clock())
+        self._fleet.scraped(target.address, metrics, self._clock(), started_at)
         self._changed()
         self._count(target, "ok")
         self._metrics.scrape_duration.observe(duration_s)

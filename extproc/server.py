@@ -19,14 +19,20 @@ from .dispatching import Dispatcher
 from .errors import Reason, Rejected
 from .exchange import Exchange
 from .flight import Answered
+from .intake import unsupported_override
+from .load_report import REPORT_HEADER
+from .observing import ObservedExchange
 from .protocol import codec
 from .protocol.messages import (
+    BodyMode,
     Event,
     ProtocolError,
+    RequestTruncated,
     ResponseEnded,
     ResponseHeaders,
     ResponseStarted,
 )
+from .protocol.observed import ObservedStream
 from .protocol.stream import ExtProcStream
 from .recent import RecentDecisions
 from .router import Router
@@ -37,6 +43,9 @@ SERVICE_NAME = "envoy.service.ext_proc.v3.ExternalProcessor"
 MAX_AHEAD = 8
 """Messages that are read while a request is held, to notice that its client left: Envoy sends none but those that
 repeat the end of a body, or that somebody else's answer begins."""
+
+UNASKED_S = 0.1
+"""What Envoy says unasked it has said before it could read our answer."""
 
 Context = Any  # aio.ServicerContext[bytes, bytes]; its stubs know no read() and write()
 
@@ -117,11 +126,10 @@ class ExternalProcessor:
                 self._end(conversation)
 
     def _begin(self, context: Context, first: codec.Request) -> _Conversation:
-        request_mode, response_mode = codec.body_modes(first)
-        stream = ExtProcStream(request_mode, response_mode)
-        exchange = Exchange(
+        observed = codec.is_observed(first)
+        stream = ObservedStream() if observed else _stream(first)
+        exchange = (ObservedExchange if observed else Exchange)(
             stream,
-            request_mode,
             self._router(),
             self._budget,
             self._telemetry.watcher,
@@ -229,6 +237,8 @@ class _Conversation:
                 exchange.body_ended()
             case _ if self._owner.shutting_down:
                 raise _shutting_down()
+            case RequestTruncated() if self._stream.overridden and await self._more_follows():
+                raise unsupported_override()
             case _:
                 hint = codec.metadata_value(message, pin.SUBSET_NAMESPACE, pin.SUBSET)
                 if hint is not None:
@@ -260,6 +270,15 @@ class _Conversation:
         self._ahead.append(message)
         if isinstance(codec.decode(message), ResponseHeaders):
             raise Overtaken
+
+    async def _more_follows(self) -> bool:
+        """Whether Envoy says more unasked, after a piece of a body.
+
+        It does where it streams; a body that it cut off is followed by nothing before we answer.
+        """
+        self._reading = asyncio.create_task(self._receive(), name="read on")
+        await asyncio.wait((self._reading,), timeout=UNASKED_S)
+        return self._reading.done()
 
     async def _reply(self) -> None:
         for reply in self._stream.replies():
@@ -294,6 +313,12 @@ class _Conversation:
             raise PeerGone from error
 
 
+def _stream(first: codec.Request) -> ExtProcStream:
+    request_mode, response_mode = codec.body_modes(first)
+    ahead = request_mode is BodyMode.STREAMED and codec.sends_ahead(first)
+    return ExtProcStream(request_mode, response_mode, ahead=ahead)
+
+
 def _shutting_down() -> Rejected:
     return Rejected(Reason.SHUTTING_DOWN, "The router is shutting down.")
 
@@ -306,6 +331,8 @@ def _answer(headers: Any, ended: bool, message: codec.Request) -> Answered:
         details=codec.attribute(message, "response.code_details"),
         streamed=headers.get("content-type", "").startswith("text/event-stream"),
         ended=ended,
+        load_report=headers.get(REPORT_HEADER),
+        from_cache="age" in headers,
     )
 
 

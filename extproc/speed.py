@@ -7,7 +7,7 @@ how many iterations it made and how many prompt tokens it computed; least square
 
 from __future__ import annotations
 
-from .vllm import EngineMetrics, fell
+from .engine_metrics import EngineMetrics, fell
 
 FORGET_S = 300.0
 """Busy seconds over which the fit fades: hardware changes slowly, and short memories take noise for a difference."""

@@ -6,6 +6,7 @@ credentials: even the path of a token file is left out.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from msgspec import UNSET, Struct
@@ -13,12 +14,12 @@ from msgspec.structs import replace
 
 from .canary import Target
 from .config.schema import ANY_MODEL, Config
-from .endpoint import NEVER, UNKNOWN_TOKEN_S, Endpoint
+from .endpoint import NEVER, UNKNOWN_TOKEN_S, Cordon, Endpoint
+from .engine_metrics import EngineMetrics
 from .holding import Lobby
 from .pool import Pool
 from .router import Router
 from .tiers import Tiers
-from .vllm import EngineMetrics
 
 FORMAT = 1
 """Raised when an older `extproc explain` would misread a state."""
@@ -69,6 +70,8 @@ class EndpointState(Struct, frozen=True, kw_only=True):
     full: bool | None = None
     full_for_s: float | None = None
     """It was full for its tier, and counts as full for so long at least."""
+    cordoned: Cordon | None = None
+    max_in_flight: int | None = None
     in_flight: int = 0
     in_flight_at_scrape: int = 0
     lingering: int = 0
@@ -84,6 +87,9 @@ class EndpointState(Struct, frozen=True, kw_only=True):
     metrics_age_s: float | None = None
     fresh: bool = False
     fresh_for_s: float | None = None
+    queue_fresh_for_s: float | None = None
+    kv_fresh_for_s: float | None = None
+    """None where the engine does not tell of its KV cache, too."""
     metrics: EngineMetrics | None = None
     models: list[str] = []
 
@@ -211,6 +217,8 @@ def _endpoint(endpoint: Endpoint, tiers: Tiers | None, now: float) -> EndpointSt
         tier=tiers.name(endpoint) if tiers else None,
         full=tiers.is_full(endpoint, now) if tiers else None,
         full_for_s=None if endpoint.full_until == NEVER else endpoint.full_until - now,
+        cordoned=endpoint.cordoned,
+        max_in_flight=None if endpoint.max_in_flight == math.inf else int(endpoint.max_in_flight),
         in_flight=endpoint.in_flight,
         in_flight_at_scrape=endpoint.in_flight_at_scrape,
         lingering=len(endpoint.lingering),
@@ -230,9 +238,15 @@ def _endpoint(endpoint: Endpoint, tiers: Tiers | None, now: float) -> EndpointSt
         metrics_age_s=now - endpoint.scraped_at if endpoint.metrics else None,
         fresh=endpoint.is_fresh(now),
         fresh_for_s=endpoint.fresh_until - now if endpoint.metrics else None,
+        queue_fresh_for_s=_finite(endpoint.queue_fresh_until - now),
+        kv_fresh_for_s=_finite(endpoint.kv_fresh_until - now),
         metrics=endpoint.metrics,
         models=list(endpoint.models),
     )
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None
 
 
 def _speed(endpoint: Endpoint) -> SpeedState:

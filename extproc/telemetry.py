@@ -29,7 +29,7 @@ class Telemetry:
     def __init__(self, metrics: Metrics, log: Logger) -> None:
         self.metrics = metrics
         self.log = log
-        self.watcher = Watcher(missed=self._missed, set_aside=self._set_aside)
+        self.watcher = Watcher(missed=self._missed, set_aside=self._set_aside, reported=self._reported)
         self._early: collections.deque[bool] = collections.deque(maxlen=REMEMBERED)
         self._labels: dict[tuple[str, str, str], _Series] = {}
 
@@ -40,6 +40,9 @@ class Telemetry:
     def ended(self, exchange: Exchange, lived_s: float) -> None:
         """Tell of *exchange*, which was just closed."""
         decision = exchange.decision
+        if exchange.is_observed:
+            self._observed(exchange)
+            return
         if exchange.answer is not None and exchange.answer.streamed:
             self._early.append(exchange.early)
         series = self._series(exchange)
@@ -58,6 +61,17 @@ class Telemetry:
             if decision.mirror is not None:
                 self.metrics.mirrored.labels(series.names[0], decision.mirror).inc()
         self.log.info("request", **_facts(exchange, lived_s))
+
+    def _observed(self, exchange: Exchange) -> None:
+        """Nobody did as we decided, so that what came of the request says nothing of it."""
+        self._series(exchange).count(exchange.outcome)
+        if exchange.decision is not None:
+            self.metrics.decision.observe(exchange.decided_in_s)
+        facts = _facts(exchange, 0.0)
+        del facts["duration_ms"]  # Envoy closes such streams some seconds late
+        if exchange.rejection is not None:
+            facts["refusal"] = exchange.rejection.reason.code
+        self.log.info("request", **facts)
 
     def waited(self, pool: str, result: str, waited_s: float) -> None:
         """A request that was held is no longer; *result*: `dispatched`, `overdue`, `gone`, or why it was refused."""
@@ -85,6 +99,9 @@ class Telemetry:
     def _missed(self, pool: Pool, address: str) -> None:
         self.metrics.pin_misses.labels(pool.name).inc()
         self.log.warning("pin_miss", pool=pool.name, served=address)
+
+    def _reported(self, pool: Pool, result: str) -> None:
+        self.metrics.load_reports.labels(pool.name, result).inc()
 
     def _set_aside(self, pool: Pool, endpoint: Endpoint, cause: Failure, pause_s: float) -> None:
         self.metrics.set_aside.labels(pool.name, cause.name.lower()).inc()

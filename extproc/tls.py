@@ -1,4 +1,4 @@
-"""Server credentials for gRPC: from files, or self-signed at start."""
+"""What the gRPC port shows: a certificate of files, or one that is made at start."""
 
 from __future__ import annotations
 
@@ -9,22 +9,80 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from msgspec import Struct
 
 VALID = datetime.timedelta(days=3650)
 """Nobody checks a self-signed certificate's dates, but some TLS stacks refuse one without an end."""
+MAX_FILE_BYTES = 4 * 1024 * 1024
+"""A system's bundle of all authorities has a quarter of a megabyte; what is longer is the wrong file."""
 
 
-def from_files(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
-    """Credentials of PEM files; with *client_ca*, clients must show a certificate that it signed.  Raises OSError."""
-    authority = client_ca.read_bytes() if client_ca else None
-    return grpc.ssl_server_credentials(
-        [(key.read_bytes(), cert.read_bytes())],
-        root_certificates=authority,
-        require_client_auth=authority is not None,
+class CertificateFault(RuntimeError):
+    """The files hold nothing that could be shown; the message says which, and why."""
+
+
+class Certificate(Struct, frozen=True):
+    """What was read at one time, PEM."""
+
+    chain: bytes
+    key: bytes
+    client_ca: bytes | None
+
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(self.key, self.chain)], self.client_ca)
+
+
+class CertificateFiles(Struct, frozen=True):
+    """Where somebody else puts the certificate, e.g. a Secret that cert-manager renews."""
+
+    chain: Path
+    key: Path
+    client_ca: Path | None = None
+    """Clients must show a certificate that one of these authorities signed; None: any client is welcome."""
+
+    def read(self) -> Certificate:
+        """Raises OSError, CertificateFault."""
+        authority = _read(self.client_ca) if self.client_ca else None
+        return Certificate(_read(self.chain), _read(self.key), authority)
+
+    def check(self, read: Certificate) -> x509.Certificate:
+        """The certificate that *read* shows to clients.  Raises CertificateFault."""
+        leaf = _certificates(read.chain, self.chain)[0]
+        try:
+            key = serialization.load_pem_private_key(read.key, None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it wants a password
+            raise CertificateFault(f"{self.key}: no private key in PEM without a password: {error}") from None
+        if _public_bytes(key.public_key()) != _public_bytes(leaf.public_key()):
+            raise CertificateFault(f"{self.key}: not the key of {self.chain}")
+        if self.client_ca is not None and read.client_ca is not None:
+            _certificates(read.client_ca, self.client_ca)
+        return leaf
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        text = file.read(MAX_FILE_BYTES + 1)
+    if len(text) > MAX_FILE_BYTES:
+        raise CertificateFault(f"{path}: longer than {MAX_FILE_BYTES} bytes")
+    return text
+
+
+def _certificates(text: bytes, path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(text)
+    except ValueError as error:
+        raise CertificateFault(f"{path}: no certificate in PEM: {error}") from None
+
+
+def _public_bytes(key: object) -> bytes:
+    made: bytes = key.public_bytes(  # type: ignore[attr-defined]  # every kind of public key has it
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+    return made
 
 
 def self_signed() -> grpc.ServerCredentials:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .vllm import EngineMetrics
+from .engine_metrics import EngineMetrics
 
 FADE_S = 60.0
 """Over how long an endpoint's traffic fades: some hundred requests, so that shares are known within some percent."""

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from extproc.benchmark.baselines import Blind
 from extproc.benchmark.simulation import World
 from extproc.benchmark.workload import Call, Replica, Workload
+from extproc.engine_metrics import EngineMetrics
 from extproc.sim.engine import EngineConfig
 from extproc.sim.profiles import GpuProfile
-from extproc.vllm import EngineMetrics
 
 SECOND_A_STEP = GpuProfile(base_s=1.0, token_s=0.0, context_s=0.0, sequence_s=0.0, num_blocks=0)
 """An iteration takes a second, whatever is in it: a prompt of up to 2,048 tokens one, each token of an answer one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fleets import metrics
 from msgspec.structs import replace
 
-from extproc.vllm import EngineMetrics
+from extproc.engine_metrics import EngineMetrics
 
 EMPTY = replace(metrics(), requests_finished_total=0.0, prompt_tokens_total=0.0, prefix_cache_hits_total=0.0)
 

@@ -145,6 +145,22 @@ class _LoggedFaults(logging.Handler):
 
 REQUEST_HEADERS_GO = pb.ProcessingResponse(request_headers=pb.HeadersResponse())
 RESPONSE_HEADERS_GO = pb.ProcessingResponse(response_headers=pb.HeadersResponse())
+REQUEST_HEADERS_PARKED = pb.ProcessingResponse(
+    request_headers=pb.HeadersResponse(
+        response=pb.CommonResponse(
+            clear_route_cache=True,
+            header_mutation=pb.HeaderMutation(
+                set_headers=[
+                    core.HeaderValueOption(
+                        header=core.HeaderValue(key=":path", raw_value=b"extproc:waits-for-its-body"),
+                        append_action=core.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+                    )
+                ]
+            ),
+        )
+    )
+)
+"""The request has no route until its body is answered."""
 REQUEST_TRAILERS_GO = pb.ProcessingResponse(request_trailers=pb.TrailersResponse())
 RESPONSE_TRAILERS_GO = pb.ProcessingResponse(response_trailers=pb.TrailersResponse())
 
@@ -156,6 +172,7 @@ def pinned(
     address: str = A,
     pool: str = "pool",
     content_length: int | None = None,
+    path: str | None = None,
     removed: tuple[str, ...] = (),
 ) -> tuple[pb.CommonResponse, dict[str, dict[str, str]]]:
     """(header mutation, dynamic metadata) of a request that was routed to *address*."""
@@ -167,6 +184,8 @@ def pinned(
         facts["target_model"] = target
     if content_length is not None:
         headers["content-length"] = str(content_length)
+    if path is not None:
+        headers[":path"] = path
     common = pb.CommonResponse(clear_route_cache=True)
     common.header_mutation.set_headers.extend(option(*header) for header in headers.items())
     common.header_mutation.remove_headers.extend(removed)

@@ -7,10 +7,10 @@ from collections import Counter
 
 from extproc.config import parse_config
 from extproc.endpoint import Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.fleet import Fleet
 from extproc.request import InferenceRequest
 from extproc.router import Decision, Router
-from extproc.vllm import EngineMetrics
 
 NOW = 100.0
 """Seconds, monotonic: when a test's figures were scraped and its requests come."""

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from extproc.engine_metrics import EngineMetrics, MetricNames
 from extproc.http_response import Failure
 from extproc.scraper import Scraper, ScrapeTarget
-from extproc.vllm import EngineMetrics, MetricNames
 
 PAGE = b"vllm:num_requests_waiting 3.0\nvllm:num_requests_running 2.0\n"
 METRICS = EngineMetrics(waiting=3, running=2)

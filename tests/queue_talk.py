@@ -9,8 +9,8 @@ from envoy_peer import EnvoyPeer, EnvoyStream
 from ext_proc_service import CHAT, REQUEST_HEADERS_GO, A, Service, refused
 from stream_stages import BUFFERED
 
+from extproc.engine_metrics import EngineMetrics
 from extproc.protocol.messages import BodyMode
-from extproc.vllm import EngineMetrics
 
 MODELS = """
 models:

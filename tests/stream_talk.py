@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from extproc.protocol.messages import (
     BodyMode,
     BodyReply,
     Event,
+    HeadersReply,
     Message,
+    ModeOverride,
     Mutation,
     Phase,
     Reply,
     RequestReady,
 )
-from extproc.protocol.stream import ExtProcStream
+from extproc.protocol.stream import PARKED_PATH, ExtProcStream
 
 REQUEST, RESPONSE = Phase.REQUEST, Phase.RESPONSE
 NONE, STREAMED, BUFFERED = BodyMode.NONE, BodyMode.STREAMED, BodyMode.BUFFERED
@@ -25,6 +29,16 @@ OK = {":status": "200"}
 WEBSOCKET = {":method": "GET", ":path": "/v1/realtime", "connection": "upgrade", "upgrade": "websocket"}
 CONNECT = {":method": "CONNECT", ":authority": "example.com:443"}
 PIN = Mutation(set_headers=(("x-gateway-destination-endpoint", "10.0.0.1:8000"),), clear_route_cache=True)
+PARKED = Mutation(path=PARKED_PATH, clear_route_cache=True)
+"""What the headers of a request get that waits for its body where it could go on without it."""
+UNPARKED = replace(PIN, path=H[":path"])
+OVERRIDE = ModeOverride(PARTIAL, NONE)
+WAITS = {
+    BUFFERED: HeadersReply(REQUEST),
+    PARTIAL: HeadersReply(REQUEST, PARKED),
+    STREAMED: HeadersReply(REQUEST, PARKED, OVERRIDE),
+}
+"""The answer to headers whose body is wanted first."""
 
 
 def talk(

@@ -16,7 +16,8 @@ from kube_objects import inference_pool
 from msgspec.json import decode
 
 from extproc import config_file, logs
-from extproc.app import App, Options
+from extproc.app import App
+from extproc.options import Options
 
 POOL = "pools: [{name: p, kubernetes: {inference_pool: vllm}}]"
 BOUND_S = 20.0

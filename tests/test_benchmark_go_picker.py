@@ -7,7 +7,7 @@ from bench_worlds import begun, call, choices, replica
 
 from extproc.benchmark.baselines import GoPicker
 from extproc.benchmark.workload import Call
-from extproc.vllm import EngineMetrics
+from extproc.engine_metrics import EngineMetrics
 
 PLAIN = call(prompt=640)
 

@@ -16,10 +16,10 @@ from extproc.benchmark.results import LEAST_REQUEST, OURS
 from extproc.benchmark.simulation import OVERRUN, SCRAPE_DELAY_S, metrics_of, prefix_hashes, simulate
 from extproc.benchmark.workload import BLOCK_TOKENS, Call, Workload
 from extproc.benchmark.workloads import WORKLOADS
+from extproc.engine_metrics import EngineMetrics
 from extproc.request import CHECKPOINTS
 from extproc.sim.engine import Engine
 from extproc.sim.sequence import Request
-from extproc.vllm import EngineMetrics
 
 
 def outcome(number: int, sent: float, first: float, finished: float, **more: object) -> Outcome:

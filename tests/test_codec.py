@@ -152,6 +152,20 @@ def test_a_body_mode_that_nobody_knows_is_a_protocol_error(field: str) -> None:
         codec.body_modes(parsed(request_headers=headers(), protocol_config=config))
 
 
+@pytest.mark.parametrize("observed", [False, True])
+def test_observability_mode_is_said_by_each_message(observed: bool) -> None:
+    assert codec.is_observed(parsed(request_headers=headers(), observability_mode=observed)) is observed
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_whether_bodies_come_unasked_is_read_from_the_first_message(ahead: bool) -> None:
+    config = pb.ProtocolConfiguration(
+        request_body_mode=1, send_body_without_waiting_for_header_response=ahead
+    )
+    assert codec.sends_ahead(parsed(request_headers=headers(), protocol_config=config)) is ahead
+    assert not codec.sends_ahead(parsed(request_headers=headers()))
+
+
 # -- metadata and attributes ------------------------------------------------------------------------------
 
 

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from codec_trips import encoded
 from envoy.config.core.v3 import base_pb2 as core
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from extproc.protocol.messages import (
+    BodyMode,
     BodyReply,
     HeadersReply,
     ImmediateReply,
+    ModeOverride,
     Mutation,
     Phase,
     Reply,
@@ -154,6 +157,27 @@ def test_an_empty_body_is_a_body(
 def test_a_reply_that_changes_nothing_is_empty() -> None:
     assert encoded(HeadersReply(REQUEST)) == pb.ProcessingResponse(request_headers=pb.HeadersResponse())
     assert encoded(BodyReply(RESPONSE)) == pb.ProcessingResponse(response_body=pb.BodyResponse())
+
+
+def test_a_mode_override_says_all_modes_as_it_replaces_all() -> None:
+    override = ModeOverride(BodyMode.BUFFERED_PARTIAL, BodyMode.STREAMED)
+    assert encoded(HeadersReply(REQUEST, Mutation(), override)) == pb.ProcessingResponse(
+        request_headers=pb.HeadersResponse(response=pb.CommonResponse()),
+        mode_override=ProcessingMode(
+            request_body_mode=ProcessingMode.BUFFERED_PARTIAL,
+            request_trailer_mode=ProcessingMode.SEND,
+            response_header_mode=ProcessingMode.SEND,
+            response_body_mode=ProcessingMode.STREAMED,
+            response_trailer_mode=ProcessingMode.SEND,
+        ),
+    )
+
+
+def test_a_path_keeps_its_bytes() -> None:
+    path = b"/v1/caf\xe9?\xc3\xa9"
+    reply = encoded(HeadersReply(REQUEST, Mutation(path=path.decode("latin-1"))))
+    mutation = pb.HeaderMutation(set_headers=[option(":path", path)])
+    assert reply.request_headers.response == pb.CommonResponse(header_mutation=mutation)
 
 
 def test_a_lone_surrogate_in_a_header_is_replaced() -> None:

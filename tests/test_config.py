@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from extproc.canary import Target
 from extproc.config import Config, parse_config
@@ -19,6 +20,7 @@ from extproc.config.schema import (
     TargetConfig,
     TierConfig,
 )
+from extproc.engines import ENGINES
 from extproc.scheduling.filters import FreshFilter, LabelsFilter
 from extproc.scheduling.pickers import MaxScorePicker
 from extproc.scheduling.profile import Profile, default_profile
@@ -107,7 +109,8 @@ def test_the_example_of_the_contract_loads_with_exactly_the_values_that_it_state
 def test_what_the_example_states_as_defaults_are_the_defaults() -> None:
     config = parse_config(POOL.encode())
     example = parse_config(CONTRACT_EXAMPLE.encode())
-    assert config.pools[0].metrics == example.pools[0].metrics
+    engine = ENGINES[config.pools[0].metrics.engine]
+    assert replace(config.pools[0].metrics, path=engine.path) == example.pools[0].metrics
     assert config.pools[0].saturation == example.pools[0].saturation
     assert config.pools[0].profile == example.pools[0].profile
     assert config.pools[0].fallback_endpoints == example.pools[0].fallback_endpoints

@@ -8,7 +8,9 @@ from extproc.config import parse_config
 from extproc.errors import ConfigError
 
 POOL = "pools: [{name: a, endpoints: ['127.0.0.1:1']}]\n"
-TOP_KEYS = "pools, models, default_pool, profiles, objectives, limits, trusted_headers, list_models"
+TOP_KEYS = (
+    "pools, models, default_pool, profiles, objectives, limits, trusted_headers, encoded_bodies, list_models"
+)
 NAME_RULE = "1..253 letters, digits, '.', '_' and '-', with a letter or digit at both ends"
 HEADER_RULE = "a header name (RFC 9110 token of 1..256 characters)"
 ADDRESS_RULE = "is not IP:PORT ([IPv6]:PORT), with a port of 1..65535"
@@ -42,16 +44,17 @@ UNKNOWN_KEYS = [
     (
         pool("x: 1"),
         "$.pools[0].x: unknown key; allowed: name, endpoints, kubernetes, metrics, profile, fallback_endpoints, "
-        "saturation, queue, tiers, spill, profile_header",
+        "max_in_flight, saturation, queue, tiers, spill, profile_header",
     ),
     (
         "pools: [{name: a, endpoints: [{address: '127.0.0.1:1', label: {}}]}]",
-        "$.pools[0].endpoints[0].label: unknown key (did you mean 'labels'?); allowed: address, labels",
+        "$.pools[0].endpoints[0].label: unknown key (did you mean 'labels'?); allowed: address, labels, "
+        "max_in_flight, cordoned",
     ),
     (
         pool("metrics: {x: 1}"),
         "$.pools[0].metrics.x: unknown key; allowed: engine, path, port, scheme, bearer_token_file, "
-        "insecure_skip_verify, select, interval_s, timeout_s, max_age_s",
+        "insecure_skip_verify, ca_file, server_name, select, orca, interval_s, timeout_s, max_age_s",
     ),
     (pool("saturation: {x: 1}"), "$.pools[0].saturation.x: unknown key; allowed: waiting, kv_usage"),
     (
@@ -138,14 +141,17 @@ WRONG_VALUES = [
         "$.pools[0].fallback_endpoints: expected an integer from 0 up to 16, got true",
     ),
     (pool("metrics:"), "$.pools[0].metrics: expected a mapping, got nothing"),
-    (pool("metrics: {engine: tgi}"), "$.pools[0].metrics.engine: expected one of vllm, none, got 'tgi'"),
+    (
+        pool("metrics: {engine: tgi}"),
+        "$.pools[0].metrics.engine: expected one of vllm, sglang, trtllm, triton, llamacpp, none, got 'tgi'",
+    ),
     (
         pool("metrics: {path: metrics}"),
-        "$.pools[0].metrics.path: expected a path that begins with '/', got 'metrics'",
+        "$.pools[0].metrics.path: expected a path that begins with '/' or nothing, got 'metrics'",
     ),
     (
         pool('metrics: {path: "/m\\n"}'),
-        "$.pools[0].metrics.path: expected a path that begins with '/', got '/m\\n'",
+        "$.pools[0].metrics.path: expected a path that begins with '/' or nothing, got '/m\\n'",
     ),
     (
         pool("metrics: {port: 0}"),
@@ -363,9 +369,27 @@ TIERS_AND_PROFILES = [
         f"$.pools[0].profile_header: expected {HEADER_RULE} or nothing, got 'x p'",
     ),
 ]
+METRICS = [
+    (
+        pool("metrics: {ca_file: /ca.pem}"),
+        "$.pools[0].metrics.ca_file: needs scheme: https; without TLS there is no certificate",
+    ),
+    (
+        pool("metrics: {server_name: pod}"),
+        "$.pools[0].metrics.server_name: needs scheme: https; without TLS there is no certificate",
+    ),
+    (
+        pool("metrics: {scheme: https, ca_file: /ca.pem, insecure_skip_verify: true}"),
+        "$.pools[0].metrics.ca_file: no certificate is looked at with insecure_skip_verify; leave one out",
+    ),
+    (
+        pool("metrics: {orca: true, engine: sglang}"),
+        "$.pools[0].metrics.orca: vLLM alone is known to answer with load reports, not sglang",
+    ),
+]
 
 
-@pytest.mark.parametrize("row", UNKNOWN_KEYS + WRONG_VALUES + TIERS_AND_PROFILES)
+@pytest.mark.parametrize("row", UNKNOWN_KEYS + WRONG_VALUES + TIERS_AND_PROFILES + METRICS)
 def test_a_fault_names_the_path_what_is_wrong_and_what_is_allowed(row: tuple[str, ...]) -> None:
     assert faults(row[0]) == list(row[1:])
 

@@ -22,6 +22,7 @@ from markdown_pages import PAGES, Block, Page, page
 
 from extproc import cli, config_file
 from extproc.benchmark.command import bench
+from extproc.cordon_command import cordon, uncordon
 from extproc.demo.command import demo
 from extproc.doctor.command import doctor
 from extproc.explain_command import explain_command
@@ -34,6 +35,8 @@ COMMANDS: dict[str, click.Command] = {
     **cli.cli.commands,
     "manifests": manifests,
     "doctor": doctor,
+    "cordon": cordon,
+    "uncordon": uncordon,
     "explain": explain_command,
     "bench": bench,
     "sim": sim,
@@ -41,6 +44,7 @@ COMMANDS: dict[str, click.Command] = {
 }
 OTHERS_FLAGS = {
     *("--type", "--since", "--timeout", "--validate", "--no-deps", "--rounds"),
+    *("--metrics", "--enable-metrics", "--enable-metrics-for-all-schedulers"),
     *("--served-model-name", "--enable-lora", "--lora-modules", "--drain-time-s"),
 }
 """Of other programs."""

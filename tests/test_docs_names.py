@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import re
 import time
 from typing import Any, get_args
@@ -11,7 +12,7 @@ from typing import Any, get_args
 import pytest
 from markdown_pages import PAGES, ROOT, page
 
-from extproc import config_file, metrics
+from extproc import config_file, metrics, tls_reload
 from extproc.cluster_metrics import ClusterMetrics
 from extproc.doctor.checks import CHECKS
 from extproc.doctor.finding import Check, Line
@@ -38,12 +39,14 @@ OTHERS_WORDS = {
 
 @functools.cache
 def metric_names() -> frozenset[str]:
+    """Those that one instance has; and those of the TLS files, which take files to be there."""
     fleet = Fleet()
     fleet.apply(config_file.parse(b"pools: [{name: a, endpoints: []}]"), 0.0)
     made = metrics.Metrics(fleet, time.monotonic, "0")
     made.show_queues(Lobby[Any]())
     ClusterMetrics(made.registry, lambda: (), lambda: False, time.monotonic)
-    return frozenset(family.name for family in made.registry.collect())
+    names = {family.name for family in made.registry.collect()}
+    return frozenset(names.union(re.findall(r'"(extproc_tls_[a-z_]+)"', inspect.getsource(tls_reload))))
 
 
 def test_metrics_that_are_named_exist() -> None:

@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 from fleets import NOW, fleet, metrics
 
 from extproc import explain_command as module
+from extproc.engine_metrics import EngineMetrics
 from extproc.explain_command import explain_command
 from extproc.fleet import Fleet
 from extproc.state import describe, queues
-from extproc.vllm import EngineMetrics
 from extproc.work import Work
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"

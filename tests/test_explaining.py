@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prompts import prompt
 
 from extproc.endpoint import Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.errors import Reason, Rejected
 from extproc.explaining import (
     Change,
@@ -27,7 +28,6 @@ from extproc.request import InferenceRequest, Prompt
 from extproc.router import Router
 from extproc.scheduling.outstanding_work import OutstandingWorkScorer
 from extproc.state import describe
-from extproc.vllm import EngineMetrics
 from extproc.work import Work
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from prompts import chain
 
 from extproc.endpoint import Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.flight import EARLY_CLOSE_S, LINGER_S, Answered, Flight, Watcher
 from extproc.health import FAILURES, Failure
 from extproc.pool import Pool
-from extproc.vllm import EngineMetrics
 from extproc.work import Work
 
 A, B, C = "10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"

@@ -41,20 +41,42 @@ def test_apis_that_need_a_model_are_known_by_the_end_of_their_path(
     assert api_of("POST", f"{prefix}/{end}{suffix}") is Api.MODEL_REQUIRED
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/tokenize",
-        "/v1/score",
-        "/rerank",
-        "/v2/rerank",
-        "/classify",
-        "/pooling",
-        "/v1/audio/speech",
-        "/detokenize",
-    ],
-)
-def test_apis_that_can_do_without_a_model_are_known_too(path: str) -> None:
+# The POST routes of vLLM that say which model they mean: docs/serving/online_serving/README.md of 2026 lists them.
+VLLM_ROUTES = {
+    "/v1/chat/completions": Api.MODEL_REQUIRED,
+    "/v1/completions": Api.MODEL_REQUIRED,
+    "/v1/embeddings": Api.MODEL_REQUIRED,
+    "/v1/responses": Api.MODEL_REQUIRED,
+    "/v1/messages": Api.MODEL_REQUIRED,
+    "/v1/messages/count_tokens": Api.MODEL_REQUIRED,
+    "/v1/chat/completions/batch": Api.MODEL_OPTIONAL,
+    "/v1/chat/completions/render": Api.MODEL_OPTIONAL,
+    "/v1/completions/render": Api.MODEL_OPTIONAL,
+    "/inference/v1/generate": Api.MODEL_OPTIONAL,
+    "/invocations": Api.MODEL_OPTIONAL,
+    "/tokenize": Api.MODEL_OPTIONAL,
+    "/detokenize": Api.MODEL_OPTIONAL,
+    "/pooling": Api.MODEL_OPTIONAL,
+    "/classify": Api.MODEL_OPTIONAL,
+    "/score": Api.MODEL_OPTIONAL,
+    "/v1/score": Api.MODEL_OPTIONAL,
+    "/generative_scoring": Api.MODEL_OPTIONAL,
+    "/rerank": Api.MODEL_OPTIONAL,
+    "/v1/rerank": Api.MODEL_OPTIONAL,
+    "/v2/rerank": Api.MODEL_OPTIONAL,
+    "/v2/embed": Api.MODEL_OPTIONAL,
+    "/v1/audio/transcriptions": Api.FORM,
+    "/v1/audio/translations": Api.FORM,
+}
+
+
+@pytest.mark.parametrize(("path", "api"), VLLM_ROUTES.items())
+def test_the_routes_of_vllm_are_known(path: str, api: Api) -> None:
+    assert api_of("POST", path) is api
+
+
+@pytest.mark.parametrize("path", ["/v1/moderations", "/v1/images/generations", "/v1/audio/speech"])
+def test_other_apis_of_openai_are_known_too(path: str) -> None:
     assert api_of("POST", path) is Api.MODEL_OPTIONAL
 
 
@@ -91,7 +113,9 @@ def test_other_paths(method: str, path: str, api: Api) -> None:
         ("/anything", "Application/JSON ; charset=utf-8", Reading.MODEL),
         ("/anything", "application/vnd.api+json", Reading.MODEL),
         ("/anything", "application/jsonl", Reading.OPAQUE),
-        ("/v1/audio/transcriptions", "multipart/form-data; boundary=x", Reading.OPAQUE),
+        ("/v1/audio/transcriptions", "multipart/form-data; boundary=x", Reading.FORM),
+        ("/v1/audio/translations", None, Reading.FORM),
+        ("/v1/files", "multipart/form-data; boundary=x", Reading.OPAQUE),
         ("/anything", None, Reading.OPAQUE),
     ],
 )
@@ -108,8 +132,8 @@ def test_a_mode_that_picks_before_the_body_is_read_is_refused(mode: BodyMode) ->
         intake.reading(CHAT, mode, LIMITS)
     assert refusal(error) == (
         Reason.UNSUPPORTED_BODY_MODE,
-        f"Envoy sends {mode.name} request bodies, with which the endpoint is picked before the body is read; "
-        "configure BUFFERED or FULL_DUPLEX_STREAMED.",
+        f"Envoy sends {mode.name} request bodies and can't be told otherwise, so that the endpoint is picked "
+        "before the body is read; configure BUFFERED or FULL_DUPLEX_STREAMED.",
     )
 
 
@@ -126,18 +150,20 @@ def test_a_length_that_is_small_enough_or_says_nothing_is_no_ground_to_refuse(le
     assert intake.reading(headers, BodyMode.BUFFERED, LIMITS) is Reading.MODEL_REQUIRED
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "identity, gzip", "x"])
+@pytest.mark.parametrize("encoding", ["compress", "gzip, br", "identity, gzip", "x"])
 def test_an_encoding_that_we_cannot_read_is_refused(encoding: str) -> None:
     with pytest.raises(Rejected) as error:
         intake.reading({**CHAT, "content-encoding": encoding}, BodyMode.BUFFERED, LIMITS)
     assert refusal(error) == (
         Reason.UNSUPPORTED_ENCODING,
-        "The body's content-encoding cannot be read; send it plain.",
+        "The body's content-encoding cannot be read; send it plain, or in one of gzip, deflate, br, zstd.",
     )
 
 
-@pytest.mark.parametrize("encoding", ["identity", " Identity ", ""])
-def test_a_body_without_an_encoding_is_read(encoding: str) -> None:
+@pytest.mark.parametrize(
+    "encoding", ["identity", " Identity ", "", "gzip", "X-GZip", "deflate", "br", "zstd"]
+)
+def test_a_body_in_an_encoding_that_we_know_is_read(encoding: str) -> None:
     headers = {**CHAT, "content-encoding": encoding}
     assert intake.reading(headers, BodyMode.BUFFERED, LIMITS) is Reading.MODEL_REQUIRED
 
@@ -155,6 +181,13 @@ def test_a_post_without_a_body_is_refused_where_a_model_is_needed(end: str) -> N
     with pytest.raises(Rejected) as error:
         intake.check_bodiless({":method": "POST", ":path": f"/v1/{end}"})
     assert refusal(error) == (Reason.INVALID_JSON, "The body is empty; a JSON object is expected.")
+
+
+@pytest.mark.parametrize("end", ["transcriptions", "translations"])
+def test_a_post_without_a_body_is_refused_where_a_form_is_needed(end: str) -> None:
+    with pytest.raises(Rejected) as error:
+        intake.check_bodiless({":method": "POST", ":path": f"/v1/audio/{end}"})
+    assert refusal(error) == (Reason.INVALID_JSON, "The body is empty; multipart/form-data is expected.")
 
 
 @pytest.mark.parametrize(
@@ -314,3 +347,45 @@ def test_the_budget_ends_where_it_began_whatever_was_taken() -> None:
         else:
             held.append(size)
         assert budget.held_bytes == sum(held) <= 200
+
+
+# -- what only headers say ----------------------------------------------------------------------------------
+
+
+def named(value: str | None, trusted: str = "[X-Gateway-Model-Name]") -> str | None:
+    config = parse_config(
+        f'pools: [{{name: p, endpoints: ["127.0.0.1:1"]}}]\ntrusted_headers: {trusted}'.encode()
+    )
+    headers = CHAT if value is None else {**CHAT, "x-gateway-model-name": value}
+    return intake.named_model("x-gateway-model-name", headers, config)
+
+
+@pytest.mark.parametrize(
+    ("value", "model"), [(None, None), ("", None), ("qwq", "qwq"), ("caf\xc3\xa9", "café"), ("a, b", "a, b")]
+)
+def test_a_trusted_header_names_the_model_in_utf_8(value: str | None, model: str | None) -> None:
+    assert named(value) == model
+
+
+def test_a_header_that_is_not_trusted_names_nothing() -> None:
+    assert named("qwq", trusted="[x-other]") is None
+
+
+@pytest.mark.parametrize("value", ["a\x01b", "\xff", "x" * 257])
+def test_a_name_that_is_not_usable_is_refused_in_a_header_too(value: str) -> None:
+    with pytest.raises(Rejected) as error:
+        named(value)
+    assert error.value.reason is Reason.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize(("length", "size"), [("17", 17), ("", 0), ("x", 0), ("9" * 20, 0)])
+def test_how_large_a_body_announces_to_be(length: str, size: int) -> None:
+    assert intake.announced_bytes({"content-length": length}) == size
+    assert intake.announced_bytes({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "went_on"), [(200, True), (404, True), (408, False), (413, False), (503, False)]
+)
+def test_what_an_answer_before_the_body_says_of_the_request(status: int, went_on: bool) -> None:
+    assert intake.went_on(status) is went_on

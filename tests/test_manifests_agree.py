@@ -12,13 +12,13 @@ from manifest_runs import GUIDE, Object, objects, of_kind
 
 import extproc.kube
 from extproc import http_server, pin
-from extproc.app import Options
 from extproc.cli import serve
 from extproc.config.load import parse_config
 from extproc.grpc_server import MAX_MESSAGE_BYTES, READINESS
 from extproc.kube.model_follower import KINDS
 from extproc.kube.pod_source import POOL_KINDS
 from extproc.manifests.plan import GRPC_PORT, HTTP_PORT, MAX_BODY_BYTES
+from extproc.options import Options
 from extproc.server import SERVICE_NAME
 
 NODES = "pools: [{name: a, kubernetes: {service: s, node_labels: [zone]}}]"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from extproc.endpoint import UNKNOWN_TOKEN_S, Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.request import InferenceRequest, Prompt
 from extproc.scheduling.outstanding_work import (
     KV_ROOM,
@@ -27,7 +28,6 @@ from extproc.scheduling.outstanding_work import (
     kv_wait_s,
 )
 from extproc.scheduling.profile import default_profile
-from extproc.vllm import EngineMetrics
 from extproc.work import Work
 
 SCORER = OutstandingWorkScorer()
@@ -269,9 +269,19 @@ def test_adapters_that_a_stale_scrape_told_of_are_forgotten_but_not_our_own() ->
 def test_an_unknown_endpoint_does_not_attract_by_what_it_does_not_tell(others: list[Endpoint]) -> None:
     asks = asked_adapter()
     for unknown in (endpoint(None, 9), with_kv(1.0, 9)):
-        unknown.fresh_until = NOW
+        unknown.fresh_until = unknown.kv_fresh_until = NOW
         found = costs(asks, *others, unknown)
         assert found == pytest.approx([found[0]] * 4)  # nor is it shut out
+
+
+def test_where_others_wait_for_memory_one_that_does_not_tell_of_its_cache_counts_as_their_median() -> None:
+    told = metrics()
+    full = [with_kv(0.99, 1), with_kv(0.99, 2), with_kv(0.5, 3)]
+    silent = endpoint(replace(told, kv_cache_usage=None), 4)
+    found = costs(asked(), *full, silent)
+    assert found[3] == pytest.approx(found[0])
+    assert found[2] < found[3]
+    assert costs(asked(), with_kv(0.5, 1), silent) == pytest.approx([found[2]] * 2)  # nobody waits
 
 
 def test_the_median_counts_for_it_where_others_differ_and_its_own_where_that_is_worse() -> None:

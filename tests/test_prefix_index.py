@@ -15,11 +15,11 @@ from prompts import beginnings, chain, prompt
 
 from extproc.config import parse_config
 from extproc.endpoint import Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.fleet import Fleet
 from extproc.pool import DEFAULT_CAPACITY_TOKENS, MAX_ADAPTERS, Pool
 from extproc.prefix_index import DEFAULT_MAX_BYTES, GENERATION_S, GENERATIONS, PrefixIndex
 from extproc.request import CHECKPOINTS
-from extproc.vllm import EngineMetrics
 
 CAPACITY = 1000
 

@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from extproc import restoring
 from extproc.config import parse_config
 from extproc.endpoint import Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.errors import Rejected
 from extproc.fleet import Fleet
 from extproc.health import Failure
 from extproc.holding import Lobby
+from extproc.load_report import LoadReport
 from extproc.request import Prompt
 from extproc.restoring import StateError, parse, restore
 from extproc.router import Decision, Router
 from extproc.scheduling.plugin import Plugin
 from extproc.state import FORMAT, describe
-from extproc.vllm import EngineMetrics
 from extproc.work import Work
 
 ADDRESSES = ("10.0.0.1:80", "10.0.0.2:80", "10.1.0.1:80", "10.1.0.2:80")
@@ -74,7 +75,7 @@ scrapes = st.builds(
     EngineMetrics,
     waiting=st.integers(0, 6),
     running=st.integers(0, 60),
-    kv_cache_usage=st.floats(0.0, 1.0),
+    kv_cache_usage=st.none() | st.floats(0.0, 1.0),
     running_loras=st.sampled_from([frozenset(), frozenset({"lora"}), frozenset({"x", "y"})]),
     max_loras=st.integers(0, 2),
     block_size=st.just(16),
@@ -111,10 +112,13 @@ speeds = st.builds(
     st.floats(1e-5, 1e-3),
     st.floats(0.2, 5),
 )
-Event = EngineMetrics | Work | Failure | Speed
+reports = st.builds(LoadReport, st.none() | st.integers(0, 6), st.none() | st.floats(0.0, 1.0))
+Event = EngineMetrics | LoadReport | Work | Failure | Speed
 events = st.lists(
     st.tuples(
-        st.sampled_from(ADDRESSES), seconds, st.one_of(scrapes, works, speeds, st.sampled_from(Failure))
+        st.sampled_from(ADDRESSES),
+        seconds,
+        st.one_of(scrapes, reports, works, speeds, st.sampled_from(Failure)),
     ),
     max_size=40,
 )
@@ -133,6 +137,8 @@ def lived(text: str, happened: list[tuple[str, float, Event]]) -> tuple[Fleet, f
         ((pool, endpoint),) = of.at(address)
         if isinstance(what, EngineMetrics):
             of.scraped(address, what, now)
+        elif isinstance(what, LoadReport):
+            endpoint.reported(what, now)
         elif isinstance(what, Work):
             endpoint.acquire(what, now)
         elif isinstance(what, Speed):

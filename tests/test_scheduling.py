@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import extproc
 from extproc.endpoint import Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.scheduling.filters import (
     Filter,
     FreshFilter,
@@ -36,7 +37,6 @@ from extproc.scheduling.scorers import (
     RunningScorer,
     Scorer,
 )
-from extproc.vllm import EngineMetrics
 
 STALE = NOW + 2.0
 """Figures scraped at NOW are too old from here on."""

@@ -28,8 +28,8 @@ from metrics_server import (
     until,
 )
 
+from extproc.engines import VLLM
 from extproc.scraper import SLOT_S, Scraper, ScrapeTarget, until_next
-from extproc.vllm import VLLM
 
 
 @pytest.fixture

@@ -9,6 +9,9 @@ import structlog
 from fleets import NOW, fleet, metrics
 
 from extproc.config import parse_config
+from extproc.engine_metrics import MetricNames
+from extproc.engines import LLAMACPP, SGLANG, TRITON, TRTLLM, VLLM
+from extproc.load_report import LoadReport
 from extproc.metrics import Metrics
 from extproc.scraper import ScrapeTarget
 from extproc.scraping import ScrapeListener, scrape_targets
@@ -50,8 +53,8 @@ def test_each_endpoint_is_scraped_at_its_own_port_with_the_pools_settings() -> N
         ScrapeTarget(address="10.0.0.1:80", host="10.0.0.1", port=80),
         ScrapeTarget(address="[::1]:81", host="::1", port=81),
     ]
-    settings = """metrics: {port: 9, path: /m, scheme: https, bearer_token_file: /t, insecure_skip_verify: true,
-      select: false, interval_s: 3, timeout_s: 2}"""
+    settings = """metrics: {port: 9, path: /m, scheme: https, bearer_token_file: /t,
+      ca_file: /ca, server_name: n, select: false, interval_s: 3, timeout_s: 2}"""
     assert targets(TWO.replace("name: p", f"name: p, {settings}"))[0] == ScrapeTarget(
         address="10.0.0.1:80",
         host="10.0.0.1",
@@ -59,11 +62,45 @@ def test_each_endpoint_is_scraped_at_its_own_port_with_the_pools_settings() -> N
         path="/m",
         scheme="https",
         bearer_token_file="/t",
-        insecure_skip_verify=True,
+        ca_file="/ca",
+        server_name="n",
         select=False,
         interval_s=3.0,
         timeout_s=2.0,
     )
+
+
+@pytest.mark.parametrize(
+    ("engine", "path", "names", "select"),
+    [
+        ("vllm", "/metrics", VLLM, True),
+        ("sglang", "/metrics", SGLANG, False),
+        ("trtllm", "/prometheus/metrics", TRTLLM, False),
+        ("triton", "/metrics", TRITON, False),
+        ("llamacpp", "/metrics", LLAMACPP, False),
+    ],
+)
+def test_each_engine_has_its_names_and_its_path_and_only_vllm_can_select(
+    engine: str, path: str, names: MetricNames, select: bool
+) -> None:
+    (target, _) = targets(TWO.replace("name: p", f"name: p, metrics: {{engine: {engine}}}"))
+    assert (target.path, target.names, target.select) == (path, names, select)
+    (target, _) = targets(TWO.replace("name: p", f"name: p, metrics: {{engine: {engine}, path: /own}}"))
+    assert target.path == "/own"
+
+
+def test_several_ports_of_one_pod_are_scraped_each_by_itself() -> None:
+    """One server for each data-parallel rank: each is an endpoint of its own."""
+    assert [
+        (target.host, target.port)
+        for target in targets("pools: [{name: p, endpoints: ['10.0.0.1:8000', '10.0.0.1:8001']}]")
+    ] == [("10.0.0.1", 8000), ("10.0.0.1", 8001)]
+
+
+def test_a_certificate_is_looked_at_unless_told_otherwise() -> None:
+    assert [target.insecure_skip_verify for target in targets(TWO)] == [False, False]
+    text = TWO.replace("name: p", "name: p, metrics: {scheme: https, insecure_skip_verify: true}")
+    assert [target.insecure_skip_verify for target in targets(text)] == [True, True]
 
 
 def test_an_address_that_two_pools_scrape_alike_is_scraped_once() -> None:
@@ -84,6 +121,18 @@ def test_a_scrape_reaches_the_endpoint_and_is_counted() -> None:
     assert heard.count("extproc_scrapes_total", pool="p", result="ok") == 1
     assert heard.count("extproc_scrape_duration_seconds_count") == 1
     assert heard.lines == []
+
+
+def test_a_page_asked_for_before_a_load_report_came_does_not_undo_it() -> None:
+    heard = Listening()
+    heard.scraped()
+    ((_, endpoint),) = heard.fleet.at("10.0.0.1:80")
+    endpoint.reported(LoadReport(waiting=4), NOW - 0.005)
+    heard.scraped()  # asked for 10 ms ago
+    assert endpoint.waiting == 4
+    heard.now += 0.1
+    heard.scraped()
+    assert endpoint.waiting == 0
 
 
 def test_a_failing_endpoint_is_logged_once_for_each_reason_and_counted_every_time() -> None:

@@ -12,6 +12,7 @@ from ext_proc_service import (
     CHAT,
     CONFIG,
     REQUEST_HEADERS_GO,
+    REQUEST_HEADERS_PARKED,
     A,
     refused,
     routed_body,
@@ -19,8 +20,8 @@ from ext_proc_service import (
     serving,
 )
 
+from extproc.engine_metrics import EngineMetrics
 from extproc.protocol.messages import BodyMode
-from extproc.vllm import EngineMetrics
 
 BUFFERED, PARTIAL, DUPLEX = BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL, BodyMode.FULL_DUPLEX_STREAMED
 CLIENT, SERVER, BUSY = "invalid_request_error", "server_error", "service_unavailable_error"
@@ -41,7 +42,9 @@ async def refusal_of(
     await stream.request_headers(headers, end=body is None, **beside)
     if body is not None:
         if mode is not DUPLEX:
-            assert await stream.reply() == REQUEST_HEADERS_GO
+            assert await stream.reply() == (
+                REQUEST_HEADERS_GO if mode is BUFFERED else REQUEST_HEADERS_PARKED
+            )
         await stream.request_body(body)
     reply = await stream.reply()
     await stream.closed()
@@ -94,7 +97,7 @@ async def test_a_buffered_body_that_never_came_before_trailers(mode: BodyMode, p
     async with serving() as (_, envoy):
         stream = envoy.stream(mode)
         await stream.request_headers({":method": "POST", ":path": path})
-        assert await stream.reply() == REQUEST_HEADERS_GO
+        assert await stream.reply() == (REQUEST_HEADERS_GO if mode is BUFFERED else REQUEST_HEADERS_PARKED)
         await stream.request_trailers()
         says = "The body is empty; a JSON object is expected."
         assert await stream.reply() == refused("invalid_json", 400, CLIENT, says)
@@ -182,7 +185,8 @@ async def test_a_body_that_turns_out_too_large_is_refused_and_one_at_the_limit_i
         else:
             await stream.reply()
             await stream.request_body(body)
-            assert await stream.reply() == routed_body("same", "same")
+            path = CHAT[":path"] if mode is PARTIAL else None
+            assert await stream.reply() == routed_body("same", "same", path=path)
         await stream.end()
 
 
@@ -203,7 +207,8 @@ async def test_a_body_that_envoy_cut() -> None:
         await stream.request_headers(CHAT)
         await stream.reply()
         await stream.request_body(b'{"model":"same"', end=False)
-        assert await stream.reply() == TOO_LARGE
+        says = "The body is larger than what the gateway buffers, or trailers follow it."
+        assert await stream.reply() == refused("body_too_large", 413, CLIENT, says)
         await stream.closed()
 
 
@@ -248,19 +253,11 @@ async def refusal_at_headers(stream: EnvoyStream, headers: Mapping[str, str]) ->
 @pytest.mark.parametrize("mode", [BUFFERED, DUPLEX])
 async def test_unsupported_encoding(mode: BodyMode) -> None:
     async with serving() as (_, envoy):
-        says = "The body's content-encoding cannot be read; send it plain."
-        reply = await refusal_at_headers(envoy.stream(mode), {**CHAT, "content-encoding": "gzip"})
-        assert reply == refused("unsupported_encoding", 415, CLIENT, says)
-
-
-async def test_unsupported_body_mode() -> None:
-    async with serving() as (_, envoy):
         says = (
-            "Envoy sends STREAMED request bodies, with which the endpoint is picked before the body is read; "
-            "configure BUFFERED or FULL_DUPLEX_STREAMED."
+            "The body's content-encoding cannot be read; send it plain, or in one of gzip, deflate, br, zstd."
         )
-        reply = await refusal_at_headers(envoy.stream(BodyMode.STREAMED), CHAT)
-        assert reply == refused("unsupported_body_mode", 500, SERVER, says)
+        reply = await refusal_at_headers(envoy.stream(mode), {**CHAT, "content-encoding": "gzip, br"})
+        assert reply == refused("unsupported_encoding", 415, CLIENT, says)
 
 
 # -- the pool -----------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from ext_proc_service import (
     serving,
 )
 
+from extproc.engine_metrics import EngineMetrics
 from extproc.protocol.messages import BodyMode
-from extproc.vllm import EngineMetrics
 
 TIMES = ("timestamp", "duration_ms", "headers_ms", "decision_us")
 TWO = """
@@ -137,7 +137,7 @@ async def test_the_log_line_names_fallbacks_and_what_was_dropped() -> None:
 async def test_the_log_line_of_a_refused_request_says_why() -> None:
     async with serving() as (service, envoy):
         stream = envoy.stream()
-        await stream.request_headers({**CHAT, "content-encoding": "gzip", "x-request-id": "r-1"})
+        await stream.request_headers({**CHAT, "content-encoding": "compress", "x-request-id": "r-1"})
         await stream.reply()
         await stream.closed()
         assert await the_line(service) == {
@@ -148,7 +148,8 @@ async def test_the_log_line_of_a_refused_request_says_why() -> None:
             "path": "/v1/chat/completions",
             "request_id": "r-1",
             "status": 415,
-            "message": "The body's content-encoding cannot be read; send it plain.",
+            "message": "The body's content-encoding cannot be read; "
+            "send it plain, or in one of gzip, deflate, br, zstd.",
             "times": ["duration_ms"],
         }
 

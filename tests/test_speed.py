@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.engine_metrics import EngineMetrics
 from extproc.speed import CHUNK_TOKENS, FORGET_S, MAX_GAP_S, MIN_ANSWERS, MIN_BUSY_S, WINDOW_S, StepTime
-from extproc.vllm import EngineMetrics
 
 STEP_S, TOKEN_S = 0.02, 0.0001
 """Of the server that is measured."""

@@ -5,16 +5,21 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from msgspec.structs import replace
 from stream_talk import (
     BUFFERED,
     CONNECT,
     DUPLEX,
     NONE,
     OK,
+    PARKED,
     PARTIAL,
     PIN,
     REQUEST,
     RESPONSE,
+    STREAMED,
+    UNPARKED,
+    WAITS,
     WEBSOCKET,
     H,
     events,
@@ -27,7 +32,7 @@ from extproc.protocol.messages import (
     BodyReply,
     HeadersReply,
     ImmediateReply,
-    Mutation,
+    ModeOverride,
     RequestBody,
     RequestChunk,
     RequestEmpty,
@@ -40,7 +45,7 @@ from extproc.protocol.messages import (
     ResponseHeaders,
     TrailersReply,
 )
-from extproc.protocol.stream import MAX_CHUNK_BYTES, ExtProcStream, Half
+from extproc.protocol.stream import MAX_CHUNK_BYTES, PARKED_PATH, ExtProcStream, Half
 
 # -- BUFFERED ---------------------------------------------------------------------------------------------
 
@@ -81,7 +86,7 @@ def test_buffered_trailers_after_the_end_of_the_body_are_answered() -> None:
     assert replies[-1] == [TrailersReply(REQUEST)]
 
 
-@pytest.mark.parametrize("mode", [BUFFERED, PARTIAL])
+@pytest.mark.parametrize("mode", [BUFFERED, PARTIAL, STREAMED])
 def test_buffered_trailers_without_a_body_come_too_late_to_route(mode: BodyMode) -> None:
     """Envoy sends no body message then, and an answer to trailers can't pin the request."""
     stream = ExtProcStream(mode, NONE)
@@ -90,13 +95,14 @@ def test_buffered_trailers_without_a_body_come_too_late_to_route(mode: BodyMode)
     assert list(stream.replies()) == [ImmediateReply(400)]
 
 
-@pytest.mark.parametrize("mode", [BUFFERED, PARTIAL])
-def test_buffered_headers_may_lose_some_of_them_before_the_body_is_seen(mode: BodyMode) -> None:
+@pytest.mark.parametrize("mode", [BUFFERED, PARTIAL, STREAMED])
+def test_headers_may_lose_some_of_them_before_the_body_is_seen(mode: BodyMode) -> None:
     stream = ExtProcStream(mode, NONE)
     stream.receive(RequestHeaders(H))
     stream.strip(("x-extproc-pool",))
-    stripped = Mutation(remove_headers=("x-extproc-pool",), clear_route_cache=True)
-    assert list(stream.replies()) == [HeadersReply(REQUEST, stripped)]
+    waits = WAITS[mode]
+    stripped = replace(waits.mutation, remove_headers=("x-extproc-pool",), clear_route_cache=True)
+    assert list(stream.replies()) == [HeadersReply(REQUEST, stripped, waits.override)]
 
 
 def test_headers_that_lose_nothing_go_as_they_are() -> None:
@@ -106,16 +112,41 @@ def test_headers_that_lose_nothing_go_as_they_are() -> None:
     assert list(stream.replies()) == [HeadersReply(REQUEST)]
 
 
-def test_buffered_partial_routes_a_whole_body_like_buffered() -> None:
-    stream = ExtProcStream(PARTIAL, NONE)
+@pytest.mark.parametrize("mode", [PARTIAL, STREAMED])
+def test_partial_and_streamed_give_a_request_no_route_before_its_body_is_answered(mode: BodyMode) -> None:
+    """Envoy 1.40 would choose it before the body, or not choose it anew."""
+    stream = ExtProcStream(mode, NONE)
     assert talk(stream, [RequestHeaders(H), RequestBody(b"{}", True)], [b"[", b"]"]) == [
-        [HeadersReply(REQUEST)],
-        [BodyReply(REQUEST, PIN, replace=(b"[", b"]"))],
+        [WAITS[mode]],
+        [BodyReply(REQUEST, UNPARKED, replace=(b"[", b"]"))],
     ]
+    assert not PARKED_PATH.startswith("/")
 
 
-def test_buffered_partial_tells_that_envoy_cut_the_body() -> None:
-    stream = ExtProcStream(PARTIAL, NONE)
+def test_streamed_is_overridden_and_the_response_stays_as_it_is_configured() -> None:
+    stream = ExtProcStream(STREAMED, BUFFERED)
+    assert talk(stream, [RequestHeaders(H)]) == [
+        [HeadersReply(REQUEST, PARKED, ModeOverride(PARTIAL, BUFFERED))]
+    ]
+    assert (stream.request_mode, stream.overridden) == (PARTIAL, True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "headers", "ahead"),
+    [(STREAMED, H, True), (STREAMED, {":method": "POST"}, False), (BodyMode.GRPC, H, False)],
+)
+def test_a_mode_that_cannot_be_overridden_is_left_for_the_driver_to_refuse(
+    mode: BodyMode, headers: dict[str, str], ahead: bool
+) -> None:
+    """*ahead*: Envoy sends bodies before their headers are answered, and honours no override then."""
+    stream = ExtProcStream(mode, NONE, ahead=ahead)
+    assert talk(stream, [RequestHeaders(headers)]) == [[]]
+    assert (stream.request_mode, stream.overridden) == (mode, False)
+
+
+@pytest.mark.parametrize("mode", [PARTIAL, STREAMED])
+def test_partial_tells_that_envoy_cut_the_body(mode: BodyMode) -> None:
+    stream = ExtProcStream(mode, NONE)
     assert events(stream, [RequestHeaders(H), RequestBody(b'{"mod', False)]) == [
         RequestStarted(H),
         RequestTruncated(),

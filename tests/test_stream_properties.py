@@ -16,6 +16,8 @@ from stream_talk import (
     REQUEST,
     RESPONSE,
     STREAMED,
+    UNPARKED,
+    WAITS,
     WEBSOCKET,
     H,
     streamed,
@@ -28,18 +30,23 @@ from extproc.protocol.messages import (
     HeadersReply,
     ImmediateReply,
     Message,
+    Piece,
     ProtocolError,
     RequestBody,
+    RequestChunk,
     RequestEmpty,
     RequestHeaders,
     RequestReady,
     RequestTrailers,
     RequestTruncated,
     ResponseBody,
+    ResponseEnded,
     ResponseHeaders,
+    ResponseStarted,
     ResponseTrailers,
     TrailersReply,
 )
+from extproc.protocol.observed import ObservedStream
 from extproc.protocol.stream import MAX_CHUNK_BYTES, ExtProcStream, Half
 
 SIZES = st.one_of(
@@ -98,7 +105,12 @@ def test_duplex_response_bodies_are_echoed_unchanged_piece_by_piece(pieces: list
     ]
 
 
-@given(st.sampled_from([BUFFERED, PARTIAL]), st.sampled_from([NONE, STREAMED, BUFFERED]), DATA, st.booleans())
+@given(
+    st.sampled_from([BUFFERED, PARTIAL, STREAMED]),
+    st.sampled_from([NONE, STREAMED, BUFFERED]),
+    DATA,
+    st.booleans(),
+)
 def test_buffered_conversations_have_one_reply_for_each_message(
     request_mode: BodyMode, response_mode: BodyMode, body: bytes, trailers: bool
 ) -> None:
@@ -161,9 +173,9 @@ def _decide(stream: ExtProcStream, event: RequestReady | RequestTruncated | Requ
         stream.route(PIN)
 
 
-@given(st.sampled_from([BUFFERED, PARTIAL, DUPLEX]), st.lists(MESSAGES, max_size=8))
+@given(st.sampled_from([BUFFERED, PARTIAL, STREAMED, DUPLEX]), st.lists(MESSAGES, max_size=8))
 def test_no_request_goes_on_before_it_was_routed(mode: BodyMode, messages: list[Message]) -> None:
-    """Nothing of a request with a body leaves before `route`, but the headers of buffered ones, which Envoy holds."""
+    """Nothing of a request with a body leaves before `route`, but headers that Envoy holds, or that have no route."""
     stream = ExtProcStream(mode, NONE)
     routed = False
     for message in messages:
@@ -180,4 +192,54 @@ def test_no_request_goes_on_before_it_was_routed(mode: BodyMode, messages: list[
             if not isinstance(reply, ImmediateReply) and reply.phase is REQUEST
         ]
         if not routed:
-            assert requests in ([], [HeadersReply(REQUEST)] if mode is not DUPLEX else [])
+            assert requests in ([], [WAITS[mode]] if mode in WAITS else [])
+
+
+@given(st.sampled_from([PARTIAL, STREAMED]), DATA, st.booleans(), st.none() | PIECES.filter(bool))
+def test_what_had_no_route_gets_its_path_back_with_the_answer_to_its_body(
+    mode: BodyMode, body: bytes, trailers: bool, other: list[bytes] | None
+) -> None:
+    stream = ExtProcStream(mode, NONE)
+    messages: list[Message] = [RequestHeaders(H), RequestBody(body, True)]
+    messages += [RequestTrailers()] if trailers else []
+    new = None if other is None else tuple(other)
+    expected = [[WAITS[mode]], [BodyReply(REQUEST, UNPARKED, replace=new)]]
+    assert talk(stream, messages, other)[:2] == expected
+
+
+@given(st.sampled_from(BodyMode), PIECES, st.booleans(), st.sampled_from("rx"))
+def test_an_observed_request_is_told_in_its_pieces_and_never_answered(
+    response_mode: BodyMode, pieces: list[bytes], trailers: bool, then: str
+) -> None:
+    stream = ObservedStream()
+    told: list[Piece] = []
+    response: list[Message] = [ResponseHeaders(OK), ResponseBody(b"x"), ResponseBody(b"", True)]
+    for message in request_of(pieces, trailers) + response:
+        event = stream.receive(message)
+        match event:
+            case RequestChunk(data):
+                told.append(data)
+            case RequestReady(_, body, last):
+                told += [last] if body is not None else []
+                _decide(stream, event, then)
+        assert list(stream.replies()) == []
+    assert b"".join(told) == b"".join(pieces)
+    assert (stream.finished, stream.response) == (False, Half.DONE)
+
+
+@given(PIECES, st.booleans(), st.data())
+def test_what_is_observed_after_we_would_have_answered_is_of_the_response_only(
+    pieces: list[bytes], trailers: bool, data: st.DataObject
+) -> None:
+    stream = ObservedStream()
+    request = request_of(pieces, trailers)
+    answered_at = data.draw(st.integers(0, len(request) - 1))
+    for index, message in enumerate(request):
+        event = stream.receive(message)
+        assert (event is None) is (index > answered_at)
+        if index == answered_at:
+            stream.respond(429)
+    assert stream.receive(ResponseHeaders(OK)) == ResponseStarted(OK, False)
+    assert stream.receive(ResponseBody(b"", True)) == ResponseEnded()
+    assert list(stream.replies()) == []
+    assert not stream.finished

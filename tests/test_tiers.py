@@ -11,12 +11,12 @@ from fleets import NOW, decide, fleet, metrics, request, router
 from extproc import address
 from extproc.config import parse_config
 from extproc.endpoint import NEVER, Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.errors import Reason, Rejected
 from extproc.fleet import Fleet
 from extproc.health import Failure
 from extproc.router import Router
 from extproc.tiers import BACK_RATIO, Never, Spill, Tier, is_over, place_of
-from extproc.vllm import EngineMetrics
 from extproc.work import Work
 
 IDC, CLOUD = ("10.0.0.1:80", "10.0.0.2:80"), ("10.1.0.1:80", "10.1.0.2:80")

@@ -1,25 +1,41 @@
-"""Server credentials, tried with a real gRPC server and client on loopback."""
+"""What the gRPC port shows, tried with a real gRPC server and client on loopback; and how it is renewed."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from prometheus_client import CollectorRegistry
 
-from extproc import tls
+from extproc import logs, tls
+from extproc.tls import CertificateFault, CertificateFiles, make_certificate
+from extproc.tls_reload import CertificateWatcher
 
 BOUND_S = 20.0
+DAY = timedelta(days=1)
+
+
+async def echo(messages: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
+    async for message in messages:
+        yield message
 
 
 @asynccontextmanager
 async def serving(credentials: grpc.ServerCredentials) -> AsyncIterator[int]:
     server = grpc.aio.server()
+    methods = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     try:
@@ -29,24 +45,90 @@ async def serving(credentials: grpc.ServerCredentials) -> AsyncIterator[int]:
 
 
 async def status(port: int, credentials: grpc.ChannelCredentials) -> grpc.StatusCode:
-    """How a call ends: UNIMPLEMENTED came through TLS (the server has no methods), UNAVAILABLE did not."""
+    """How a call ends: UNIMPLEMENTED came through TLS (there is no such method), UNAVAILABLE did not."""
     async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary("/none/None")(b"", timeout=BOUND_S)
     return caught.value.code()
 
 
+def dated(begins: datetime, ends: datetime, host: str = "localhost") -> tuple[bytes, bytes]:
+    """(certificate, key), both PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begins, ends)
+    certificate = builder.add_extension(
+        x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False
+    ).sign(key, hashes.SHA256())
+    return certificate.public_bytes(serialization.Encoding.PEM), _pem(key, serialization.NoEncryption())
+
+
+def _pem(key: ec.EllipticCurvePrivateKey, encryption: Any) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+class Renewal:
+    """Certificate files, and the watcher over them, which looks when it is told."""
+
+    def __init__(self, directory: Path, *, client_ca: bytes | None = None) -> None:
+        self.chain, self.key = directory / "tls.crt", directory / "tls.key"
+        self.client_ca = directory / "ca.crt"
+        self.put(*make_certificate(["localhost"]))
+        if client_ca is not None:
+            self.client_ca.write_bytes(client_ca)
+        self._log = directory / "log"
+        self._file = self._log.open("wb")
+        self._writer = logs.LineWriter(self._file.fileno())
+        self.registry = CollectorRegistry()
+        files = CertificateFiles(self.chain, self.key, self.client_ca if client_ca is not None else None)
+        self.watcher = CertificateWatcher(files, self.registry, logs.configure(self._writer, "info", "json"))
+
+    def put(self, chain: bytes, key: bytes) -> None:
+        self.chain.write_bytes(chain)
+        self.key.write_bytes(key)
+
+    @property
+    def successful(self) -> float | None:
+        return self.registry.get_sample_value("extproc_tls_last_reload_successful")
+
+    @property
+    def expiry(self) -> float | None:
+        return self.registry.get_sample_value("extproc_tls_certificate_expiry_timestamp_seconds")
+
+    def close(self) -> list[dict[str, Any]]:
+        """What was logged; nothing is after that."""
+        self._writer.close()
+        self._file.close()
+        return [json.loads(line) for line in self._log.read_bytes().splitlines()]
+
+
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
-    """(certificate, key) files."""
-    cert, key = tls.make_certificate(["localhost"])
-    (tmp_path / "cert.pem").write_bytes(cert)
-    (tmp_path / "key.pem").write_bytes(key)
-    return tmp_path / "cert.pem", tmp_path / "key.pem"
+def renewal(tmp_path: Path) -> Any:
+    made: list[Renewal] = []
+
+    def make(**options: Any) -> Renewal:
+        made.append(Renewal(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+Make = Callable[..., Renewal]
+
+
+async def shown(port: int) -> bytes:
+    """The certificate that a new connection gets."""
+    text = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port), timeout=BOUND_S)
+    return text.encode()
+
+
+# -- at start -------------------------------------------------------------------------------------------------
 
 
 def test_a_made_certificate_holds_for_its_hosts_and_loopback_from_now_on() -> None:
-    pem, _ = tls.make_certificate(["localhost", "gateway"])
+    pem, _ = make_certificate(["localhost", "gateway"])
     certificate = x509.load_pem_x509_certificate(pem)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost", "gateway"]
@@ -57,30 +139,217 @@ def test_a_made_certificate_holds_for_its_hosts_and_loopback_from_now_on() -> No
 
 async def test_a_self_signed_server_speaks_tls() -> None:
     async with serving(tls.self_signed()) as port:
-        pem = ssl.get_server_certificate(("127.0.0.1", port), timeout=BOUND_S)
-        trusting = grpc.ssl_channel_credentials(pem.encode())
+        trusting = grpc.ssl_channel_credentials(await shown(port))
         assert await status(port, trusting) is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_server_shows_the_certificate_of_its_files(pair: tuple[Path, Path]) -> None:
-    async with serving(tls.from_files(*pair, client_ca=None)) as port:
-        trusting = grpc.ssl_channel_credentials(pair[0].read_bytes())
+async def test_a_server_shows_the_certificate_of_its_files(renewal: Make) -> None:
+    files = renewal()
+    async with serving(files.watcher.credentials()) as port:
+        trusting = grpc.ssl_channel_credentials(files.chain.read_bytes())
         assert await status(port, trusting) is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_with_a_client_authority_only_its_certificates_come_in(pair: tuple[Path, Path]) -> None:
-    cert, key = (file.read_bytes() for file in pair)
-    other_cert, other_key = tls.make_certificate(["localhost"])
-    async with serving(tls.from_files(*pair, client_ca=pair[0])) as port:
-        known = grpc.ssl_channel_credentials(cert, key, cert)
-        assert await status(port, known) is grpc.StatusCode.UNIMPLEMENTED
-        for stranger in ((None, None), (other_key, other_cert)):
-            credentials = grpc.ssl_channel_credentials(cert, *stranger)
-            assert await status(port, credentials) is grpc.StatusCode.UNAVAILABLE
+async def test_with_a_client_authority_only_its_certificates_come_in(renewal: Make) -> None:
+    known, other = make_certificate(["gateway"]), make_certificate(["gateway"])
+    files = renewal(client_ca=known[0])
+    async with serving(files.watcher.credentials()) as port:
+        assert await _status_of(port, files, known) is grpc.StatusCode.UNIMPLEMENTED
+        assert await _status_of(port, files, other) is grpc.StatusCode.UNAVAILABLE
+        assert await _status_of(port, files, (None, None)) is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("missing", ["cert", "key", "client_ca"])
-def test_a_file_that_is_not_there_is_an_os_error(pair: tuple[Path, Path], missing: str) -> None:
-    files = {"cert": pair[0], "key": pair[1], "client_ca": pair[0]} | {missing: Path("/nonexistent.pem")}
-    with pytest.raises(FileNotFoundError):
-        tls.from_files(**files)
+async def _status_of(port: int, files: Renewal, client: tuple[bytes | None, bytes | None]) -> grpc.StatusCode:
+    chain, key = client
+    return await status(port, grpc.ssl_channel_credentials(files.chain.read_bytes(), key, chain))
+
+
+@pytest.mark.parametrize("missing", ["tls.crt", "tls.key", "ca.crt"])
+def test_a_file_that_is_not_there_at_start_is_an_os_error(tmp_path: Path, missing: str) -> None:
+    with pytest.raises(FileNotFoundError, match=missing):
+        _begin(tmp_path, lambda: (tmp_path / missing).unlink())
+
+
+def _begin(directory: Path, spoil: Callable[[], object]) -> None:
+    chain, key = make_certificate(["localhost"])
+    for name, text in (("tls.crt", chain), ("tls.key", key), ("ca.crt", chain)):
+        (directory / name).write_bytes(text)
+    spoil()
+    files = CertificateFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
+    CertificateWatcher(files, CollectorRegistry(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("tls.crt", b"", "no certificate in PEM"),
+        (
+            "tls.crt",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "no certificate in PEM",
+        ),
+        ("tls.key", b"no key", "no private key in PEM without a password"),
+        ("tls.key", make_certificate(["localhost"])[1], "not the key of"),
+        (
+            "tls.key",
+            _pem(ec.generate_private_key(ec.SECP256R1()), serialization.BestAvailableEncryption(b"password")),
+            "no private key in PEM without a password",
+        ),
+        ("ca.crt", b"\xff", "no certificate in PEM"),
+        ("ca.crt", b" " * (tls.MAX_FILE_BYTES + 1), "longer than"),
+    ],
+)
+def test_files_that_hold_no_certificate_are_refused_at_start(
+    tmp_path: Path, name: str, text: bytes, fault: str
+) -> None:
+    with pytest.raises(CertificateFault, match=f"{name}: {fault}"):
+        _begin(tmp_path, lambda: (tmp_path / name).write_bytes(text))
+
+
+def test_an_expired_certificate_will_do_at_start_as_there_are_gateways_that_look_at_no_dates(
+    tmp_path: Path,
+) -> None:
+    now = datetime.now(UTC)
+    chain, key = dated(now - 2 * DAY, now - DAY)
+    (tmp_path / "c").write_bytes(chain), (tmp_path / "k").write_bytes(key)
+    registry = CollectorRegistry()
+    CertificateWatcher(CertificateFiles(tmp_path / "c", tmp_path / "k"), registry, None)  # type: ignore[arg-type]
+    expiry = registry.get_sample_value("extproc_tls_certificate_expiry_timestamp_seconds")
+    assert expiry == int((now - DAY).timestamp())
+
+
+# -- renewed --------------------------------------------------------------------------------------------------
+
+
+async def test_new_connections_get_the_renewed_certificate_and_open_streams_go_on(renewal: Make) -> None:
+    files = renewal()
+    before = files.chain.read_bytes()
+    credentials = grpc.ssl_channel_credentials(before)
+    async with serving(files.watcher.credentials()) as port:
+        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+            stream = channel.stream_stream("/test/Echo")()
+            await stream.write(b"before")
+            assert await stream.read() == b"before"
+
+            after, key = make_certificate(["localhost"])
+            files.put(after, key)
+            await files.watcher.look()
+
+            assert await shown(port) == after
+            await stream.write(b"after")
+            assert await stream.read() == b"after"
+            await stream.done_writing()
+            assert await stream.read() is grpc.aio.EOF
+            another = channel.stream_stream("/test/Echo")()  # on the connection that is there
+            await another.write(b"more")
+            assert await another.read() == b"more"
+            await another.done_writing()
+        assert [await shown(port) for _ in range(3)] == [after] * 3
+        assert await status(port, credentials) is grpc.StatusCode.UNAVAILABLE
+    (line,) = files.close()
+    ends = x509.load_pem_x509_certificate(after).not_valid_after_utc
+    assert (line["event"], line["expires"], files.expiry) == (
+        "certificate_renewed",
+        ends.isoformat(),
+        ends.timestamp(),
+    )
+
+
+async def test_files_that_did_not_change_change_nothing(renewal: Make) -> None:
+    files = renewal()
+    for _ in range(3):
+        await files.watcher.look()
+    assert (files.successful, files.close()) == (1, [])
+
+
+async def test_a_secret_that_the_kubelet_swaps_is_noticed(tmp_path: Path) -> None:
+    """It renames a link to a directory two levels above what the flags name."""
+    versions = [make_certificate(["localhost"]) for _ in range(2)]
+    for number, (chain, key) in enumerate(versions):
+        (tmp_path / f"..{number}").mkdir()
+        (tmp_path / f"..{number}" / "tls.crt").write_bytes(chain)
+        (tmp_path / f"..{number}" / "tls.key").write_bytes(key)
+    (tmp_path / "..data").symlink_to("..0")
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    files = CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key")
+    with (tmp_path / "log").open("wb") as file:
+        writer = logs.LineWriter(file.fileno())
+        watcher = CertificateWatcher(files, CollectorRegistry(), logs.configure(writer, "info", "json"))
+        async with serving(watcher.credentials()) as port:
+            assert await shown(port) == versions[0][0]
+            (tmp_path / "..data_tmp").symlink_to("..1")
+            (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+            await watcher.look()
+            assert await shown(port) == versions[1][0]
+        writer.close()
+
+
+async def test_a_renewed_client_authority_lets_in_whom_it_signed_and_nobody_else(renewal: Make) -> None:
+    old, new = make_certificate(["gateway"]), make_certificate(["gateway"])
+    files = renewal(client_ca=old[0])
+    async with serving(files.watcher.credentials()) as port:
+        files.client_ca.write_bytes(new[0])
+        await files.watcher.look()
+        assert await _status_of(port, files, new) is grpc.StatusCode.UNIMPLEMENTED
+        assert await _status_of(port, files, old) is grpc.StatusCode.UNAVAILABLE
+        assert await _status_of(port, files, (None, None)) is grpc.StatusCode.UNAVAILABLE
+
+
+NOW = datetime.now(UTC)
+OTHER = make_certificate(["localhost"])
+FAULTY = {
+    "another's key": (OTHER[0], make_certificate(["localhost"])[1], "not the key of"),
+    "no PEM": (b"garbage", OTHER[1], "no certificate in PEM"),
+    "nothing": (b"", b"", "no certificate in PEM"),
+    "expired": (*dated(NOW - 2 * DAY, NOW - DAY), "the new certificate ended at "),
+    "not yet valid": (*dated(NOW + DAY, NOW + 2 * DAY), "the new certificate begins only at "),
+}
+
+
+@pytest.mark.parametrize("what", FAULTY)
+async def test_a_faulty_renewal_keeps_the_old_certificate_and_is_told_once_until_it_is_mended(
+    renewal: Make, what: str
+) -> None:
+    files = renewal()
+    before, key = files.chain.read_bytes(), files.key.read_bytes()
+    chain, other, fault = FAULTY[what]
+    async with serving(files.watcher.credentials()) as port:
+        files.put(chain, other)
+        for _ in range(4):
+            await files.watcher.look()
+        assert (await shown(port), files.successful) == (before, 0)
+        files.put(before, key)
+        await files.watcher.look()
+        assert (await shown(port), files.successful) == (before, 1)
+        files.put(*OTHER)
+        await files.watcher.look()
+        assert (await shown(port), files.successful) == (OTHER[0], 1)
+    failed, renewed = files.close()
+    assert (failed["event"], fault in failed["fault"]) == ("certificate_reload_failed", True)
+    assert renewed["event"] == "certificate_renewed"
+
+
+async def test_a_file_that_vanishes_keeps_the_old_certificate(renewal: Make) -> None:
+    files = renewal()
+    before = files.chain.read_bytes()
+    async with serving(files.watcher.credentials()) as port:
+        files.key.unlink()
+        for _ in range(2):
+            await files.watcher.look()
+        assert (await shown(port), files.successful) == (before, 0)
+    (line,) = files.close()
+    assert "No such file" in line["fault"]
+
+
+async def test_a_renewal_that_is_seen_half_written_is_no_fault(renewal: Make) -> None:
+    files = renewal()
+    chain, key = make_certificate(["localhost"])
+    async with serving(files.watcher.credentials()) as port:
+        files.chain.write_bytes(chain)
+        await files.watcher.look()
+        assert files.successful == 1
+        files.key.write_bytes(key)
+        await files.watcher.look()
+        assert (await shown(port), files.successful) == (chain, 1)
+    assert [line["event"] for line in files.close()] == ["certificate_renewed"]

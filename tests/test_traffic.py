@@ -7,8 +7,8 @@ from counters import page
 from fleets import metrics
 from msgspec.structs import replace
 
+from extproc.engine_metrics import EngineMetrics
 from extproc.traffic import DOUBT, FADE_S, Traffic
-from extproc.vllm import EngineMetrics
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reading a model server's metrics page."""
+"""Reading vLLM's metrics page."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.vllm import (
-    MAX_LINES,
-    VLLM,
-    EngineMetrics,
-    MetricNames,
-    MetricsError,
-    all_names,
-    parse,
-)
+from extproc.engine_metrics import EngineMetrics, MetricNames, all_names
+from extproc.engine_metrics import parse as parse_with
+from extproc.engines import VLLM
+from extproc.metrics_page import MAX_LINES, MetricsError
 
 DATA = Path(__file__).parent / "data"
 LORA_A = frozenset({"lora-a"})
 MINIMAL = b"vllm:num_requests_waiting 3.0\nvllm:num_requests_running 2.0\n"
+
+
+def parse(page: bytes) -> EngineMetrics:
+    return parse_with(page, VLLM)
 
 
 def minimal(**fields: object) -> EngineMetrics:
@@ -218,10 +217,10 @@ def test_tokens_from_the_prefix_cache_are_read_under_their_old_name_too(name: by
         (b"vllm:kv_cache_usage_perc 1.0000001\n", 1.0),
         (b"vllm:kv_cache_usage_perc -0.1\n", 0.0),
         (b"vllm:kv_cache_usage_perc 1e300\n", 1.0),
-        (b"", 0.0),
+        (b"", None),
     ],
 )
-def test_cache_usage_is_a_ratio_under_its_new_or_its_old_name(lines: bytes, expected: float) -> None:
+def test_cache_usage_is_a_ratio_under_its_new_or_its_old_name(lines: bytes, expected: float | None) -> None:
     assert parse(MINIMAL + lines) == minimal(kv_cache_usage=expected)
 
 
@@ -348,7 +347,7 @@ def test_a_page_cut_anywhere_is_refused_or_read_as_far_as_it_goes(cut: int) -> N
 
 def test_another_engine_is_another_table() -> None:
     names = MetricNames(waiting=("engine:queue", "engine:queued"), running=("engine:active",))
-    assert parse(b"engine:queued 3\nengine:active 2\n" + WAITING, names) == minimal()
+    assert parse_with(b"engine:queued 3\nengine:active 2\n" + WAITING, names) == minimal()
 
 
 def test_all_names_of_a_table_can_be_listed_for_a_selective_request() -> None:

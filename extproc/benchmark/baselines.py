@@ -9,7 +9,7 @@ from itertools import chain, count
 
 from extproc.benchmark.simulation import World
 from extproc.benchmark.workload import BLOCK_TOKENS, Call
-from extproc.vllm import EngineMetrics
+from extproc.engine_metrics import EngineMetrics
 
 
 class Blind:
@@ -116,7 +116,7 @@ class GoPicker(Blind):
 
     def scraped(self, replica: int, page: EngineMetrics, now: float) -> None:
         self._waiting[replica] = page.waiting
-        self._kv_usage[replica] = page.kv_cache_usage
+        self._kv_usage[replica] = page.kv_cache_usage or 0.0
 
     def choose(self, call: int, now: float) -> int:
         hashes = self.hashes(self.world.call(call))

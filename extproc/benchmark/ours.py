@@ -11,6 +11,7 @@ from extproc.benchmark.simulation import World, prefix_hashes
 from extproc.benchmark.workload import BLOCK_TOKENS
 from extproc.config.schema import Config, EndpointConfig, ModelConfig, PoolConfig, TargetConfig
 from extproc.endpoint import Endpoint
+from extproc.engine_metrics import EngineMetrics
 from extproc.errors import Rejected
 from extproc.fleet import Fleet
 from extproc.flight import Flight, Watcher
@@ -19,7 +20,6 @@ from extproc.pool import Pool
 from extproc.request import CHECKPOINTS, InferenceRequest, Prompt
 from extproc.router import Decision
 from extproc.scheduling.profile import Profile, default_profile
-from extproc.vllm import EngineMetrics
 
 POOL, MODEL = "pool", "model"
 TENANT_HEADER = "x-tenant"

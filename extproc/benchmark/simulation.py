@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from extproc.benchmark.outcome import Outcome, Run
 from extproc.benchmark.workload import Call, Workload
+from extproc.engine_metrics import EngineMetrics
 from extproc.sim.engine import Engine
 from extproc.sim.sequence import Finished, Request
-from extproc.vllm import EngineMetrics
 
 SCRAPE_DELAY_S = 0.005
 """From the moment whose figures a page holds until the router has read it: rendering it, a network, parsing it."""

@@ -11,7 +11,16 @@ from ..model_name import is_usable
 from ..scheduling.profile import DEFAULT
 from ..tiers import place_of
 from .kubernetes import check_source
-from .schema import ANY_MODEL, Config, ModelConfig, PoolConfig, QueueConfig, Sticky, TenantHeader
+from .schema import (
+    ANY_MODEL,
+    Config,
+    MetricsConfig,
+    ModelConfig,
+    PoolConfig,
+    QueueConfig,
+    Sticky,
+    TenantHeader,
+)
 
 
 def check(config: Config) -> Iterator[Fault]:
@@ -26,6 +35,7 @@ def check(config: Config) -> Iterator[Fault]:
         yield from check_source(pool, f"$.pools[{index}]")
         yield from _endpoints(pool, f"$.pools[{index}]")
         yield from _tiers(pool, f"$.pools[{index}]")
+        yield from _metrics(pool.metrics, f"$.pools[{index}].metrics")
         yield from _trusted(config, pool, f"$.pools[{index}]")
         if pool.queue is not None:
             yield from _queue(config, pool, pool.queue, f"$.pools[{index}].queue")
@@ -91,6 +101,20 @@ def _tiers(pool: PoolConfig, path: str) -> Iterator[Fault]:
             yield Fault(f"{where}.labels", "no endpoint is of this tier; only the last may have none")
         if tier.never is not None and not tier.never.values and not tier.never.absent:
             yield Fault(f"{where}.never.values", "empty; name a value, or say absent: true")
+
+
+def _metrics(metrics: MetricsConfig, path: str) -> Iterator[Fault]:
+    for key in ("ca_file", "server_name"):
+        if getattr(metrics, key) is None:
+            continue
+        if metrics.scheme != "https":
+            yield Fault(f"{path}.{key}", "needs scheme: https; without TLS there is no certificate")
+        elif metrics.insecure_skip_verify:
+            yield Fault(
+                f"{path}.{key}", "no certificate is looked at with insecure_skip_verify; leave one out"
+            )
+    if metrics.orca and metrics.engine != "vllm":
+        yield Fault(f"{path}.orca", f"vLLM alone is known to answer with load reports, not {metrics.engine}")
 
 
 def _trusted(config: Config, pool: PoolConfig, path: str) -> Iterator[Fault]:

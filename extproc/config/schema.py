@@ -28,6 +28,8 @@ Name = Annotated[
 """A pool's name: it becomes a header value and a metric label."""
 Count = Annotated[int, Meta(ge=0, le=16)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 40)]
+MaxInFlight = Annotated[int, Meta(ge=1, le=1_000_000)]
+"""Requests of ours at one endpoint; to send it none, cordon it."""
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 HeaderName = Annotated[
@@ -58,6 +60,10 @@ class EndpointConfig(Struct, frozen=True, forbid_unknown_fields=True):
     address: str
     """`ip:port`, IPv6 in brackets."""
     labels: dict[str, str] = {}
+    max_in_flight: MaxInFlight | None = None
+    """Absent: the pool's."""
+    cordoned: bool = False
+    """It gets no new request."""
 
 
 class KubernetesConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,19 +95,29 @@ class KubernetesConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class MetricsConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """How a pool's endpoints are scraped."""
 
-    engine: Literal["vllm", "none"] = "vllm"
+    engine: Literal["vllm", "sglang", "trtllm", "triton", "llamacpp", "none"] = "vllm"
     """Whose metric names to read; `none`: the endpoints have no metrics page."""
-    path: Annotated[
-        str, Meta(pattern=r"^/[!-~]*\Z", max_length=2048, description="a path that begins with '/'")
-    ] = "/metrics"
+    path: (
+        Annotated[
+            str, Meta(pattern=r"^/[!-~]*\Z", max_length=2048, description="a path that begins with '/'")
+        ]
+        | None
+    ) = None
+    """Absent: the engine's."""
     port: Port | None = None
     """Another port than the endpoint's."""
     scheme: Literal["http", "https"] = "http"
     bearer_token_file: str | None = None
     """Read again for each connection, as Kubernetes rotates its tokens."""
     insecure_skip_verify: bool = False
+    ca_file: str | None = None
+    """Whose certificates to trust, in PEM; absent: the system's.  Read again when it has changed."""
+    server_name: Annotated[str, Meta(min_length=1, max_length=253)] | None = None
+    """What the certificate must be for; absent: the endpoint's IP address, which pods' certificates hardly name."""
     select: bool = True
-    """Ask for the needed metrics only (`?name[]=…`), which vLLM understands."""
+    """Ask for the needed metrics only (`?name[]=…`) where the engine understands that: vLLM."""
+    orca: bool = False
+    """Ask for load reports in the answers' headers, too (ORCA), which refresh the figures between scrapes: vLLM."""
     interval_s: Annotated[float, Meta(ge=0.02, le=3600)] = 0.2
     timeout_s: Annotated[float, Meta(ge=0.01, le=60)] = 1.0
     max_age_s: Seconds = 2.0
@@ -164,6 +180,8 @@ class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
     profile: str = DEFAULT
     fallback_endpoints: Count = 0
     """How many more endpoints of the same target follow the chosen one in the pin."""
+    max_in_flight: MaxInFlight | None = None
+    """Of each endpoint that has none of its own; absent: no maximum."""
     saturation: Saturation = Saturation()
     queue: QueueConfig | None = None
     """Absent: no request ever waits with us."""
@@ -291,6 +309,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     trusted_headers: list[HeaderName] = []
     """Control headers that clients may use; all others are ignored and removed."""
+    encoded_bodies: Literal["keep", "decode"] = "keep"
+    """How a body with a content-encoding goes on whose model does not change; a changed one is always plain."""
     list_models: Literal["answer", "forward"] = "answer"
     """Whether we answer /v1/models or a model server does."""
 

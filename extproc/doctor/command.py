@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import click
 import msgspec
 from rich.console import Console
 
+from ..token_option import bearer, token_option
 from .checks import CHECKS
 from .diagnosis import Diagnosis, diagnose
 from .fetching import FetchError, fetch
@@ -43,8 +45,9 @@ SERIOUS, NO_ENVOY = 1, 2
     metavar="TEXT",
     help="Part of the name of the router's ext_proc filter or cluster, where there are several.",
 )
+@token_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def doctor(envoy: str, router: str, wanted: str, as_json: bool) -> None:
+def doctor(envoy: str, router: str, wanted: str, token_file: Path | None, as_json: bool) -> None:
     """What in Envoy's settings hurts LLM traffic, and the line that cures it.
 
     \b
@@ -55,7 +58,7 @@ def doctor(envoy: str, router: str, wanted: str, as_json: bool) -> None:
     Nothing is changed: pages of both are read. Exit code 0: nothing serious; 1: something; 2: Envoy was not reached.
     """
     try:
-        fetched = asyncio.run(fetch(envoy, router, wanted))
+        fetched = asyncio.run(fetch(envoy, router, wanted, bearer(token_file)))
     except FetchError as error:
         click.echo(f"Envoy cannot be asked: {error}", err=True)
         sys.exit(NO_ENVOY)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import aiohttp
 import msgspec
@@ -19,6 +21,8 @@ MAX_BYTES = 256 * 1024 * 1024
 """Of a page: the dump of such an Envoy has about 100 MB."""
 PAGES = ("/config_dump?include_eds", "/clusters?format=json", "/stats?format=json", "/server_info")
 
+NO_TOKEN: Mapping[str, str] = MappingProxyType({})
+
 
 class FetchError(Exception):
     """A page could not be had; the message says which, and why."""
@@ -30,23 +34,28 @@ class Fetched(Struct, frozen=True):
     """Why the router could not be asked; empty where it could."""
 
 
-async def fetch(envoy: str, router: str, wanted: str) -> Fetched:
-    """Asks both. Raises FetchError where Envoy does not answer; an empty *router* is not asked."""
+async def fetch(envoy: str, router: str, wanted: str, token: Mapping[str, str]) -> Fetched:
+    """Asks both, the router with the headers *token*; an empty *router* is not asked.
+
+    Raises FetchError where Envoy does not answer.
+    """
     timeout = aiohttp.ClientTimeout(FETCH_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         pages = await asyncio.gather(*(_json(session, envoy.rstrip("/") + page) for page in PAGES))
         config, clusters, stats, info = pages
         if "configs" not in config:
             raise FetchError(f"{envoy}: not an Envoy's admin port: its /config_dump has no `configs`")
-        view, why = await _ask_router(session, router.rstrip("/"))
+        view, why = await _ask_router(session, router.rstrip("/"), token)
     return Fetched(build(config, clusters, stats, info, view, wanted), why)
 
 
-async def _ask_router(session: aiohttp.ClientSession, router: str) -> tuple[RouterView | None, str]:
+async def _ask_router(
+    session: aiohttp.ClientSession, router: str, token: Mapping[str, str]
+) -> tuple[RouterView | None, str]:
     if not router:
         return None, "no router was named"
     try:
-        return router_view.read(await _page(session, f"{router}/debug/state")), ""
+        return router_view.read(await _page(session, f"{router}/debug/state", token)), ""
     except FetchError as error:
         return None, str(error)
     except msgspec.MsgspecError as error:
@@ -61,11 +70,11 @@ async def _json(session: aiohttp.ClientSession, url: str) -> Json:
     return page
 
 
-async def _page(session: aiohttp.ClientSession, url: str) -> bytes:
-    """The whole page. Raises FetchError."""
+async def _page(session: aiohttp.ClientSession, url: str, headers: Mapping[str, str] = NO_TOKEN) -> bytes:
+    """The whole page; a redirect is not followed, as a token is nobody else's. Raises FetchError."""
     text = bytearray()
     try:
-        async with session.get(url) as response:
+        async with session.get(url, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise FetchError(f"{url}: answered {response.status}")
             async for piece in response.content.iter_any():

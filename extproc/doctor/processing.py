@@ -70,6 +70,11 @@ class Processing(Struct, frozen=True):
         return MESSAGE_TIMEOUT_S if found is None else found
 
     @property
+    def allows_mode_override(self) -> bool:
+        ahead = flag(self.settings, "send_body_without_waiting_for_header_response")
+        return flag(self.settings, "allow_mode_override") and not ahead
+
+    @property
     def fails_open(self) -> bool:
         return flag(self.settings, "failure_mode_allow")
 

@@ -25,8 +25,9 @@ class Change(Struct, frozen=True):
 
     endpoint: str
     what: str
-    """`requests`, `tokens_ahead`, `waiting`, `kv_usage`, `cached_tokens`, `fresh`, `set_aside`, `lora`, `speed`, `tier`
-    or `idle`: for the endpoint to be chosen; `more_requests`, `more_tokens_ahead`: for it to be so no longer."""
+    """`requests`, `tokens_ahead`, `waiting`, `kv_usage`, `cached_tokens`, `fresh`, `cordoned`, `set_aside`, `lora`,
+    `speed`, `tier` or `idle`: for the endpoint to be chosen; `more_requests`, `more_tokens_ahead`: for it to be so no
+    longer."""
     amount: int
     """The least that does: requests, tokens, or points (hundredths) of the KV cache; 1 for what is or is not."""
     tie: bool
@@ -117,7 +118,8 @@ def _set_right(question: Question, endpoint: Endpoint) -> Iterator[None]:
     index, cached = pool.index, request.cached
     names = (
         *("in_flight", "external", "waiting", "running", "kv_usage", "running_loras", "fresh_until"),
-        *("token_s", "slowness", "in_flight_at_scrape", "tokens_in_flight"),
+        *("queue_fresh_until", "kv_fresh_until", "token_s", "slowness", "in_flight_at_scrape"),
+        *("tokens_in_flight", "cordoned"),
     )
     kept = {name: getattr(endpoint, name) for name in names}
     backlog, health = endpoint.backlog, endpoint.health

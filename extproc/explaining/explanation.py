@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from ..endpoint import Endpoint
+from ..endpoint import NEVER, Endpoint
 from ..errors import Reason, Rejected
 from ..holding import with_room
 from ..pool import Pool
@@ -42,7 +42,8 @@ class EndpointRow(Struct, kw_only=True):
     in_flight: int
     external: int
     queue: int
-    kv_usage: float
+    kv_usage: float | None
+    """None: its engine does not tell."""
     metrics_age_s: float | None
     fresh: bool
     set_aside_for_s: float
@@ -204,7 +205,7 @@ def _rows(
             in_flight=endpoint.in_flight,
             external=endpoint.external,
             queue=endpoint.queue,
-            kv_usage=endpoint.kv_usage,
+            kv_usage=None if endpoint.kv_fresh_until == NEVER else endpoint.kv_usage,
             metrics_age_s=question.now - endpoint.scraped_at if endpoint.metrics else None,
             fresh=endpoint.is_fresh(question.now),
             set_aside_for_s=max(0.0, endpoint.health.set_aside_until - question.now),
@@ -239,11 +240,11 @@ def _rate(question: Question, rows: Mapping[Endpoint, EndpointRow], decision: De
 def _out(question: Question, draw: Draw | Rejected, pool: Pool, table: Table | None) -> dict[Endpoint, str]:
     """Why each that was not rated was not."""
     if isinstance(draw, Rejected):
-        return dict.fromkeys(pool.endpoints, "not ready for any of the targets")
+        return {e: _cordoned(e) or "not ready for any of the targets" for e in pool.endpoints}
     eligible = set(draw.endpoints)
     out = {e: _not_eligible(question, draw, e) for e in pool.endpoints if e not in eligible}
     if table is None:
-        return out | dict.fromkeys(draw.endpoints, "refused before any was rated")
+        return out | {e: _at_maximum(e) or "refused before any was rated" for e in draw.endpoints}
     offered = table.passed[0][1]
     taken = set(offered)
     out |= {e: _not_offered(question, draw, e, offered[0]) for e in draw.endpoints if e not in taken}
@@ -255,6 +256,8 @@ def _not_eligible(question: Question, draw: Draw, endpoint: Endpoint) -> str:
     missing = draw.target.labels.items() - endpoint.labels.items()
     if missing:
         return "has not the target's labels: " + ", ".join(f"{k}={v}" for k, v in sorted(missing))
+    if endpoint.cordoned is not None:
+        return _cordoned(endpoint)
     subset = question.request.subset
     if subset is not None and endpoint.address not in subset and endpoint.ip not in subset:
         return "not in the subset hint"
@@ -263,8 +266,20 @@ def _not_eligible(question: Question, draw: Draw, endpoint: Endpoint) -> str:
     return f"set aside for {endpoint.health.set_aside_until - question.now:.1f} s more"
 
 
+def _at_maximum(endpoint: Endpoint) -> str:
+    if endpoint.in_flight < endpoint.max_in_flight:
+        return ""
+    return f"at its maximum of {endpoint.max_in_flight:g} in flight"
+
+
+def _cordoned(endpoint: Endpoint) -> str:
+    return f"cordoned by {endpoint.cordoned}" if endpoint.cordoned else ""
+
+
 def _not_offered(question: Question, draw: Draw, endpoint: Endpoint, first: Endpoint) -> str:
     """Why *endpoint*, one of the draw's, was not among those to choose from, of whom *first* is one."""
+    if at_maximum := _at_maximum(endpoint):
+        return at_maximum
     router, pool = question.router, draw.pool
     queue, tiers = router.queue(pool.name), router.tiers.get(pool.name)
     if queue is not None and endpoint not in with_room(draw.endpoints, queue.waiting, question.now):

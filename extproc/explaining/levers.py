@@ -28,6 +28,8 @@ class Lever(Struct, frozen=True):
 def levers(question: Question, endpoint: Endpoint) -> Iterator[Lever]:
     """What could be otherwise at *endpoint*; `idle` last."""
     now = question.now
+    if endpoint.cordoned is not None:
+        yield Lever("cordoned", 1, lambda _: _uncordon(endpoint), lambda _: "it were not cordoned")
     if endpoint.health.is_set_aside(now):
         yield Lever("set_aside", 1, lambda _: _bring_back(endpoint), lambda _: "it were not set aside")
     if endpoint.metrics is not None and not endpoint.is_fresh(now):
@@ -36,6 +38,7 @@ def levers(question: Question, endpoint: Endpoint) -> Iterator[Lever]:
     yield _tokens_ahead(question, endpoint)
     if endpoint.is_fresh(now):
         yield _waiting(endpoint)
+    if endpoint.kv_fresh_until > now:
         yield _kv_usage(endpoint)
     yield from _cached(question, endpoint)
     yield from _lora(question, endpoint)
@@ -154,8 +157,14 @@ def _bring_back(endpoint: Endpoint) -> None:
     endpoint.health.set_aside_until = NEVER
 
 
+def _uncordon(endpoint: Endpoint) -> None:
+    endpoint.cordoned = None
+
+
 def _refresh(endpoint: Endpoint) -> None:
-    endpoint.fresh_until = math.inf
+    endpoint.fresh_until = endpoint.queue_fresh_until = math.inf
+    if endpoint.metrics is not None and endpoint.metrics.kv_cache_usage is not None:
+        endpoint.kv_fresh_until = math.inf
 
 
 def _empty(question: Question, endpoint: Endpoint) -> None:
@@ -166,6 +175,7 @@ def _empty(question: Question, endpoint: Endpoint) -> None:
     endpoint.in_flight = endpoint.external = endpoint.waiting = endpoint.running = 0
     endpoint.in_flight_at_scrape = 0
     endpoint.tokens_in_flight = endpoint.kv_usage = 0.0
+    endpoint.kv_fresh_until = math.inf
     endpoint.backlog.tokens, endpoint.backlog.at = 0.0, question.now
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2 as core
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct as ProtoStruct
@@ -22,6 +23,7 @@ from .messages import (
     HeadersReply,
     ImmediateReply,
     Message,
+    ModeOverride,
     Mutation,
     Pairs,
     Phase,
@@ -68,6 +70,16 @@ def body_modes(first: Request) -> tuple[BodyMode, BodyMode]:
         raise ProtocolError(f"unknown body mode: {error}") from None
 
 
+def is_observed(first: Request) -> bool:
+    """Observability mode: Envoy waits for no answer, and reads none.  It tells no body modes then."""
+    return bool(first.message.observability_mode)
+
+
+def sends_ahead(first: Request) -> bool:
+    """Whether bodies are sent before their headers are answered; Envoy honours no mode override then."""
+    return bool(first.message.protocol_config.send_body_without_waiting_for_header_response)
+
+
 def decode(request: Request) -> Message:
     """The protocol message in *request*; raises ProtocolError where it holds none that is known."""
     large, message = request.large, request.message
@@ -100,7 +112,10 @@ def _headers(header_map: core.HeaderMap) -> Headers:
         raw = header.raw_value
         value = raw.decode("latin-1") if raw else header.value
         name = header.key
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if name in headers:
+            joint = "; " if name == "cookie" else ", "  # RFC 9113, section 8.2.3
+            value = f"{headers[name]}{joint}{value}"
+        headers[name] = value
     return headers
 
 
@@ -135,8 +150,8 @@ def attribute(request: Request, name: str) -> str | None:
 def encode(reply: Reply) -> bytes:
     """*reply* as a serialised ProcessingResponse."""
     match reply:
-        case HeadersReply(phase, mutation):
-            return _headers_reply(phase, mutation)
+        case HeadersReply(phase, mutation, override):
+            return _headers_reply(phase, mutation, override)
         case BodyReply(phase, mutation, replace, streamed, end):
             return _body_reply(phase, mutation, replace, streamed, end)
         case TrailersReply(phase):
@@ -151,10 +166,12 @@ def encode(reply: Reply) -> bytes:
             return _serialised(response)
 
 
-def _headers_reply(phase: Phase, mutation: Mutation) -> bytes:
-    if _is_empty(mutation):
+def _headers_reply(phase: Phase, mutation: Mutation, override: ModeOverride | None) -> bytes:
+    if override is None and _is_empty(mutation):
         return _CONTINUE_HEADERS[phase]
     response = pb.ProcessingResponse()
+    if override is not None:
+        _override(response.mode_override, override)
     part = response.request_headers if phase is Phase.REQUEST else response.response_headers
     _mutate(response, part.response, mutation)
     return _serialised(response)
@@ -183,13 +200,20 @@ def _serialised(response: pb.ProcessingResponse) -> bytes:
 
 def _is_empty(mutation: Mutation) -> bool:
     return not (
-        mutation.set_headers or mutation.remove_headers or mutation.metadata or mutation.clear_route_cache
+        mutation.set_headers
+        or mutation.remove_headers
+        or mutation.metadata
+        or mutation.clear_route_cache
+        or mutation.path is not None
     )
 
 
 def _mutate(response: pb.ProcessingResponse, common: pb.CommonResponse, mutation: Mutation) -> None:
     common.clear_route_cache = mutation.clear_route_cache
     _set_headers(common.header_mutation, mutation.set_headers)
+    if mutation.path is not None:
+        _set_headers(common.header_mutation, ((":path", ""),))
+        common.header_mutation.set_headers[-1].header.raw_value = mutation.path.encode("latin-1")
     if mutation.remove_headers:
         common.header_mutation.remove_headers.extend(mutation.remove_headers)
     if mutation.metadata:
@@ -202,6 +226,13 @@ def _set_headers(mutation: pb.HeaderMutation, headers: Pairs) -> None:
         option.append_action = core.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
         option.header.key = name
         option.header.raw_value = value.encode("utf-8", "replace")
+
+
+def _override(mode: ProcessingMode, override: ModeOverride) -> None:
+    mode.request_body_mode = override.request_body
+    mode.response_body_mode = override.response_body
+    mode.response_header_mode = ProcessingMode.SEND
+    mode.request_trailer_mode = mode.response_trailer_mode = ProcessingMode.SEND
 
 
 def _fill(struct: ProtoStruct, values: Mapping[str, Mapping[str, Any]]) -> None:

@@ -80,14 +80,28 @@ class Mutation(Struct, frozen=True):
     metadata: Mapping[str, Mapping[str, Any]] = {}
     """Dynamic metadata: namespace to keys to JSON values."""
     clear_route_cache: bool = False
+    path: str | None = None
+    """A new `:path`, spelled as Envoy's headers are: one character a byte."""
 
 
 NO_MUTATION = Mutation()
 
 
+class ModeOverride(Struct, frozen=True):
+    """Body modes for the rest of this request; headers and trailers are sent both ways.
+
+    It replaces the whole of Envoy's processing mode, so that nothing may be left out.
+    """
+
+    request_body: BodyMode
+    response_body: BodyMode
+
+
 class HeadersReply(Struct, frozen=True):
     phase: Phase
     mutation: Mutation = NO_MUTATION
+    override: ModeOverride | None = None
+    """Honoured where the operator allowed it, which Envoy does not tell."""
 
 
 class BodyReply(Struct, frozen=True):
@@ -145,7 +159,10 @@ class RequestReady(Struct, frozen=True):
 
 
 class RequestTruncated(Struct, frozen=True):
-    """BUFFERED_PARTIAL: Envoy cut the body at its buffer limit.  Only `respond` may follow."""
+    """BUFFERED_PARTIAL: Envoy cut the body at its buffer limit, or trailers follow it; that can't be told apart.
+
+    Only `respond` may follow.
+    """
 
 
 class RequestEmpty(Struct, frozen=True):

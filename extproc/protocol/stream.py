@@ -11,6 +11,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Sequence
 
+from msgspec.structs import replace
+
 from .messages import (
     NO_MUTATION,
     BodyMode,
@@ -20,6 +22,7 @@ from .messages import (
     HeadersReply,
     ImmediateReply,
     Message,
+    ModeOverride,
     Mutation,
     Pairs,
     Phase,
@@ -89,6 +92,8 @@ RESPONSE_STEPS: Steps = {
 REQUEST_MESSAGES = frozenset((RequestHeaders, RequestBody, RequestTrailers))
 WHOLE_AT_ONCE = frozenset((BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL))
 """Modes in which the body comes as one message, and its answer as one."""
+PARKED_PATH = "extproc:waits-for-its-body"
+"""What the path is until the body is answered, where else a request could go somewhere before: no slash, no route."""
 
 
 def is_upgrade(headers: Headers) -> bool:
@@ -102,17 +107,22 @@ class ExtProcStream:
     `receive(message)` says what Envoy sent and answers the event, if any, that asks for a decision.
     `route` or `respond` follow a `RequestReady`; `respond` may come at any earlier event too.
     `replies()` is what to send now, in order; it is lazy, so that a big body is cut up as it is sent.
+    *ahead*: Envoy sends bodies before their headers are answered.
     """
 
-    def __init__(self, request_mode: BodyMode, response_mode: BodyMode) -> None:
+    def __init__(self, request_mode: BodyMode, response_mode: BodyMode, *, ahead: bool = False) -> None:
         self.request = Half.IDLE
         self.response = Half.IDLE
         self.closed = False
         """After a rejection or an error nothing may follow."""
         self.finished = False
         """Nothing more is wanted from Envoy: the driver closes the stream once the replies are sent."""
-        self._request_mode = request_mode
+        self.request_mode = request_mode
+        """How the body comes: BUFFERED_PARTIAL once STREAMED was overridden."""
+        self.overridden = False
+        """The body's mode was overridden; whether Envoy honours that will be seen."""
         self._response_mode = response_mode
+        self._ahead = ahead
         self._headers: Headers = {}
         self._body: list[Piece] = []
         self._bodiless = False
@@ -163,7 +173,7 @@ class ExtProcStream:
         match message:
             case RequestBody(_, True):
                 had_body = self._upgrade or not self._bodiless
-                return self._request_mode is BodyMode.FULL_DUPLEX_STREAMED and had_body
+                return self.request_mode is BodyMode.FULL_DUPLEX_STREAMED and had_body
             case ResponseBody(_, True):
                 return self._response_mode is BodyMode.FULL_DUPLEX_STREAMED
             case _:
@@ -172,22 +182,43 @@ class ExtProcStream:
     def _request_headers(self, headers: Headers, end: bool) -> Event:
         self._headers = headers
         self._upgrade = not end and is_upgrade(headers)
-        if end or self._upgrade or self._request_mode is BodyMode.NONE:
+        if end or self._upgrade or self.request_mode is BodyMode.NONE:
             self._bodiless, self.request = True, Half.WHOLE
             return RequestReady(headers, None)
-        if self._request_mode in WHOLE_AT_ONCE:
+        if self.request_mode is BodyMode.BUFFERED:
             self._replies.append(HeadersReply(Phase.REQUEST))  # until then Envoy holds the body back
+        elif self.request_mode is BodyMode.BUFFERED_PARTIAL or self._is_overridable():
+            self._park()
         return RequestStarted(headers)
+
+    def _is_overridable(self) -> bool:
+        return self.request_mode is BodyMode.STREAMED and not self._ahead and ":path" in self._headers
+
+    def _park(self) -> None:
+        """Let the headers go, but nowhere: without a route, until `route` gives the path back.
+
+        - STREAMED is overridden by BUFFERED_PARTIAL: with BUFFERED Envoy 1.40 waits for ever for a body above its
+          buffer limit, of which it had read some.  Where the override is not honoured, the headers go on now, and
+          without a route no pod gets them.
+        - In BUFFERED_PARTIAL Envoy 1.40 does not choose the route anew at the answer to a body that came after the
+          answer to its headers, but for a request that has none.
+        """
+        override = None
+        if self.request_mode is BodyMode.STREAMED:
+            self.request_mode, self.overridden = BodyMode.BUFFERED_PARTIAL, True
+            override = ModeOverride(BodyMode.BUFFERED_PARTIAL, self._response_mode)
+        parked = Mutation(path=PARKED_PATH, clear_route_cache=True)
+        self._replies.append(HeadersReply(Phase.REQUEST, parked, override))
 
     def _request_body(self, data: Piece, end: bool) -> Event | None:
         if self._upgrade:
             self._replies.append(BodyReply(Phase.REQUEST, streamed=data, end_of_stream=end))
             return None
-        if self._request_mode is BodyMode.BUFFERED_PARTIAL and not end:
+        if self.request_mode is BodyMode.BUFFERED_PARTIAL and not end:
             self.request = Half.WHOLE
             return RequestTruncated()
         self._body.append(data)
-        if self._request_mode is BodyMode.BUFFERED:
+        if self.request_mode is BodyMode.BUFFERED:
             self.request = Half.WHOLE  # one message is the whole body, even where trailers follow
         return self._ready(data) if self.request is Half.WHOLE else RequestChunk(data)
 
@@ -195,7 +226,7 @@ class ExtProcStream:
         if self.request is Half.DONE:
             self._replies.append(TrailersReply(Phase.REQUEST))
             return None
-        if self._request_mode in WHOLE_AT_ONCE:
+        if self.request_mode in WHOLE_AT_ONCE:
             return RequestEmpty()  # the answer to trailers can't change the request's headers
         self._trailers = True
         return self._ready()
@@ -211,15 +242,24 @@ class ExtProcStream:
         return ResponseEnded() if end else None
 
     def strip(self, names: tuple[str, ...]) -> None:
-        """Remove headers in the answer to the headers, where that goes out before the body is seen (BUFFERED).
+        """Remove headers in the answer to the headers, where that goes out before the body is seen.
 
         If the body then turns out to be empty and trailers follow that Envoy does not send, Envoy asks nothing
         more: the request goes on with the headers as they were left here.
         """
-        if self._replies and names:
-            self._replies = [
-                HeadersReply(Phase.REQUEST, Mutation(remove_headers=names, clear_route_cache=True))
-            ]
+        if names:
+            self._remove(Phase.REQUEST, names, clear_route_cache=True)
+
+    def strip_response(self, names: tuple[str, ...]) -> None:
+        """Remove headers of the answer, right after its `ResponseStarted`."""
+        self._remove(Phase.RESPONSE, names)
+
+    def _remove(self, phase: Phase, names: tuple[str, ...], **also: bool) -> None:
+        for index, reply in enumerate(self._replies):
+            if isinstance(reply, HeadersReply) and reply.phase is phase:
+                removed = reply.mutation.remove_headers + names
+                mutation = replace(reply.mutation, remove_headers=removed, **also)
+                self._replies[index] = replace(reply, mutation=mutation)
 
     def route(self, mutation: Mutation = NO_MUTATION, body: Sequence[Piece] | None = None) -> None:
         """Send the request on with *mutation* and, if given, another *body* (its pieces, in order)."""
@@ -230,9 +270,11 @@ class ExtProcStream:
             self._open_upgrade()
             return
         pieces, self._body = (self._body if body is None else body), []
-        if self._request_mode is BodyMode.BUFFERED or self._request_mode is BodyMode.BUFFERED_PARTIAL:
-            replace = None if body is None else tuple(body)
-            self._replies.append(BodyReply(Phase.REQUEST, mutation, replace=replace))
+        if self.request_mode is BodyMode.BUFFERED_PARTIAL:
+            mutation = replace(mutation, path=self._headers.get(":path"))
+        if self.request_mode in WHOLE_AT_ONCE:
+            new = None if body is None else tuple(body)
+            self._replies.append(BodyReply(Phase.REQUEST, mutation, replace=new))
             return
         self._replies.append(HeadersReply(Phase.REQUEST, mutation))
         self._pieces = pieces
@@ -240,9 +282,9 @@ class ExtProcStream:
     def _open_upgrade(self) -> None:
         if not self._upgrade:
             return
-        if self._request_mode is BodyMode.FULL_DUPLEX_STREAMED:
+        if self.request_mode is BodyMode.FULL_DUPLEX_STREAMED:
             self.request = Half.ECHO
-        elif self._request_mode is not BodyMode.NONE:
+        elif self.request_mode is not BodyMode.NONE:
             # A buffered body that never ends would never reach the upstream.  A mode override is only honoured
             # where the operator allowed it; a clean close lets this request through everywhere.
             self.finished = True

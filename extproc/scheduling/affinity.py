@@ -7,8 +7,10 @@ routers share nothing they still agree by rendezvous hashing: Thaler and Ravisha
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
@@ -20,6 +22,14 @@ from .plugin import Plugin, Weight
 
 LoadBound = Annotated[float, Meta(ge=1.0, le=100.0)]
 """Nobody is preferred that would then have more than so many times the mean of all loads."""
+FieldName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z",
+        max_length=256,
+        description="the name of a header or cookie (RFC 9110 token of 1..256 characters)",
+    ),
+]
 Tokens = Annotated[int, Meta(ge=0, le=CHECKPOINTS[-1])]
 
 SHARED_BY_RATIO = 0.75
@@ -90,8 +100,9 @@ class SessionAffinityScorer(Plugin, frozen=True, tag="session-affinity"):
     The session's name is in the header `header`, or else in the cookie `cookie`; 0 for all where it is in neither.
     """
 
-    header: Annotated[str, Meta(min_length=1)] = "x-session-id"
-    cookie: str | None = None
+    header: FieldName = "x-session-id"
+    cookie: FieldName | None = None
+    """Its name, case and all."""
     load_bound: LoadBound = 1.25
     weight: Weight = 1.0
 
@@ -105,11 +116,24 @@ class SessionAffinityScorer(Plugin, frozen=True, tag="session-affinity"):
         session = request.headers.get(self.header.lower(), "")
         if session or self.cookie is None:
             return session
-        for crumb in request.headers.get("cookie", "").split(";"):
-            name, _, value = crumb.strip().partition("=")
-            if name == self.cookie:
-                return value
-        return ""
+        cookies = request.headers.get("cookie")
+        return cookie_value(cookies, self.cookie) if cookies else ""
+
+
+def cookie_value(cookies: str, name: str) -> str:
+    """The value of the first cookie called *name* in a `cookie` header (RFC 6265, section 4.2.1), as it was sent.
+
+    Whatever clients send: "" where there is none, in time that grows with the header's length and no faster.
+    """
+    found = _cookie(name).search(
+        f";{cookies}"
+    )  # that all begin with the same character is quick to search for
+    return found[1].rstrip(" \t") if found else ""
+
+
+@lru_cache(maxsize=64)  # as many as configs have names
+def _cookie(name: str) -> re.Pattern[str]:
+    return re.compile(rf";[ \t]*+{re.escape(name)}=([^;]*+)")
 
 
 def _prefer_home(key: bytes, endpoints: Sequence[Endpoint], load_bound: float) -> list[float]:

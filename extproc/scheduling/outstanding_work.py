@@ -92,7 +92,7 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
         known = known_loads(endpoints, now)
         loads: Sequence[float] = fill_loads(known, endpoints, now) if None in known else known  # type: ignore[assignment]
         most = self.load_bound * (sum(loads) / len(loads) + 1.0)
-        costs = []
+        costs, kv_waits = [], False
         for endpoint, load in zip(endpoints, loads, strict=True):
             new = total
             if cached and load <= most and (hit := cached.get(endpoint)):
@@ -102,9 +102,10 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
             ahead = ahead + backlog.others if ahead > 0.0 else backlog.others
             wait_s = (new + ahead) * endpoint.token_s
             kv_s = lora_s = 0.0
-            if endpoint.kv_usage > KV_WATCHED and endpoint.fresh_until > now:
+            if endpoint.kv_usage > KV_WATCHED and endpoint.kv_fresh_until > now:
                 kv_s = kv_wait_s(endpoint, new + ahead)
                 wait_s += kv_s
+                kv_waits = True
             if adapter is not None and endpoint.max_loras:
                 lora_s = _slot_wait_s(endpoint, adapter, now)
                 wait_s += lora_s
@@ -112,6 +113,10 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
             if told is not None:
                 token_s, slowness = endpoint.token_s, endpoint.slowness
                 told.append(Cost(new, ahead, token_s, kv_s, lora_s, load + 1.0, slowness, costs[-1]))
+        if kv_waits and any(endpoint.kv_fresh_until <= now for endpoint in endpoints):
+            known = [
+                load if e.kv_fresh_until > now else None for e, load in zip(endpoints, known, strict=True)
+            ]
         if loads is not known:
             costs = _fill_up(costs, known)
             if told is not None:
@@ -120,7 +125,10 @@ class OutstandingWorkScorer(Plugin, frozen=True, tag="outstanding-work"):
 
 
 def _fill_up(costs: list[float], loads: Sequence[int | None]) -> list[float]:
-    """*costs*, none of an unknown endpoint below the median of the known; unknown are those without a load."""
+    """*costs*, none of an unknown endpoint below the median of the known; unknown are those without a load.
+
+    Where others wait for KV memory, those are unknown, too, whose engines do not tell how much they have left.
+    """
     known = [cost for cost, load in zip(costs, loads, strict=True) if load is not None]
     if not known:
         return costs

@@ -23,7 +23,7 @@ class QueueScorer(Plugin, frozen=True, tag="queue"):
 
     def score(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
         # where nobody waits, and that is most of the time, the property need not be asked
-        queues = [(e.waiting and e.queue) if e.fresh_until > now else None for e in endpoints]
+        queues = [(e.waiting and e.queue) if e.queue_fresh_until > now else None for e in endpoints]
         return prefer_low(fill_unknown(queues))
 
 
@@ -54,7 +54,7 @@ class KvCacheScorer(Plugin, frozen=True, tag="kv-cache"):
     weight: Weight = 1.0
 
     def score(self, request: InferenceRequest, endpoints: Sequence[Endpoint], now: float) -> list[float]:
-        usage = fill_unknown([e.kv_usage if e.fresh_until > now else None for e in endpoints])
+        usage = fill_unknown([e.kv_usage if e.kv_fresh_until > now else None for e in endpoints])
         return [1.0 - value for value in usage]
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 from extproc.sim.engine import Engine
 from extproc.sim.sequence import Event, Finished, Request
+from extproc.sim.stats import Gauges
 
 
 class Ticket:
@@ -45,6 +46,11 @@ class Clockwork:
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[str, Ticket] = {}
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def gauges(self) -> Gauges:
+        """As of the end of the engine's last iteration."""
+        return self._engine.gauges
 
     def submit(self, request: Request) -> Ticket:
         """ValueError: the engine cannot take it."""

@@ -13,12 +13,13 @@ from uuid import uuid4
 import msgspec
 from aiohttp import web
 
-from extproc.sim.answers import Answer, AnthropicMessage, ChatCompletion, Text, TextCompletion
+from extproc.sim.answers import Answer, AnthropicMessage, ChatCompletion, OpenAi, Text, TextCompletion
 from extproc.sim.calls import ApiError, Body, Call, Json, bad_request, count_prompt, decode, generation
 from extproc.sim.clockwork import Clockwork, Ticket
 from extproc.sim.config import SimConfig
 from extproc.sim.faults import Faults
 from extproc.sim.listener import reset
+from extproc.sim.orca import load_report
 from extproc.sim.sequence import Request
 
 VERSION = "0.32.0"
@@ -105,7 +106,11 @@ class Api:
         finally:
             self._clockwork.release(request_id)
         text = self._text.tokens(0, call.output_tokens)
-        return await self._whole(request, answer.whole(text, self._told(ticket)))
+        whole = await self._whole(request, answer.whole(text, self._told(ticket)))
+        if issubclass(api, OpenAi):  # nothing else of vLLM's reports
+            wanted = request.headers.get("endpoint-load-metrics-format", "")
+            whole.headers.update(load_report(wanted, self._clockwork.gauges))
+        return whole
 
     async def _embeddings(self, request: web.Request) -> web.Response:
         body = decode(await request.read())

@@ -35,6 +35,13 @@ CASES: list[Trap | Fine] = [
     ),
     Trap(
         "request-body-mode",
+        lambda p: (p.mode.update(request_body_mode="STREAMED"), p.ext_proc.update(allow_mode_override=True)),
+        WARNING,
+        EXT_PROC,
+        "request_body_mode STREAMED",
+    ),
+    Trap(
+        "request-body-mode",
         lambda p: p.mode.update(request_body_mode="BUFFERED_PARTIAL"),
         WARNING,
         EXT_PROC,

@@ -226,7 +226,7 @@ async def test_no_client_has_a_request_mirrored(mirrored: Mirrored) -> None:
     for method, path, body in (
         ("GET", "/version", None),
         ("POST", "/sleep", b""),
-        ("POST", "/v1/audio/transcriptions", b"no JSON"),
+        ("POST", "/v1/files", b"no JSON"),
     ):
         async with stack.client.request(method, path, data=body, headers=headers) as response:
             assert response.status == 200

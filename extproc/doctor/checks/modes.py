@@ -19,14 +19,16 @@ READABLE = ("BUFFERED", "FULL_DUPLEX_STREAMED")
     Severity.SERIOUS,
     "The router cannot read the model in time",
     "The model stands in the body. With NONE the router never sees it; with STREAMED Envoy chooses the pod "
-    "before the body is read (the router refuses: 500 unsupported_body_mode); BUFFERED_PARTIAL cuts a body at "
-    "the buffer limit.",
+    "before the body is read, unless it lets the router override the mode (allow_mode_override; else the router "
+    "refuses: 500 unsupported_body_mode); BUFFERED_PARTIAL, and STREAMED overridden, cut a body at the buffer limit "
+    "(413) and cost its content-length.",
     Cure(gateway=(BODY,), envoy=(RAW_BODY,)),
 )
 def request_body_mode(setup: Setup) -> Iterator[Found]:
     for _, processing in setup.processings:
         if (mode := processing.request_body) not in READABLE:
-            severity = Severity.WARNING if mode == "BUFFERED_PARTIAL" else None
+            held = mode == "BUFFERED_PARTIAL" or (mode == "STREAMED" and processing.allows_mode_override)
+            severity = Severity.WARNING if held else None
             yield Found(f"filter {processing.filter}", f"request_body_mode {mode}", severity)
 
 

@@ -1,0 +1,23 @@
+# The image that `extproc manifests --image` and k8s/ name: docker build -t extproc .
+# Read-only file systems and any non-root user will do; nothing is written.
+
+FROM python:3.12-slim AS build
+WORKDIR /src
+# Without pip: nothing is installed into the image later.
+RUN python -m venv --without-pip /opt/extproc
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY envoy envoy
+COPY extproc extproc
+RUN pip --python /opt/extproc/bin/python install --no-cache-dir --disable-pip-version-check -c constraints.txt .
+
+FROM python:3.12-slim
+COPY --from=build /opt/extproc /opt/extproc
+ENV PATH=/opt/extproc/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1
+# `nonroot` of distroless images, as the manifests' securityContext has it; by number, so that runAsNonRoot can tell.
+USER 65532:65532
+EXPOSE 9002 9090
+# For those who run it without Kubernetes, which has probes of its own; finds another port in EXTPROC_HTTP_ADDRESS only.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 CMD ["python", "-c", "import http.client, os, sys; port = os.environ.get('EXTPROC_HTTP_ADDRESS', ':9090').rpartition(':')[2]; http = http.client.HTTPConnection('127.0.0.1', int(port), timeout=4); http.request('GET', '/livez'); sys.exit(http.getresponse().status != 200)"]
+ENTRYPOINT ["extproc"]
+CMD ["serve", "--config=/etc/extproc/router.yaml"]
