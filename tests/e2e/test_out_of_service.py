@@ -67,6 +67,7 @@ async def test_a_cordoned_pod_finishes_what_it_has_and_gets_nothing_more_until_i
         )
         assert await served_by(stack) == others
         assert (await response.read()).endswith(b"data: [DONE]\n\n")
+    await eventually(stack.in_flight, lambda counts: counts == {})
     endpoint = (await stack.endpoints())[address]
     assert (endpoint["cordoned"], endpoint["ready"], endpoint["in_flight"]) == ("command", True, 0)
     assert await stack.metric("endpoint_cordoned", endpoint=address) == 1
