@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc import config_file
+from extproc import config_file, strict_yaml
 from extproc.config import parse_config
 from extproc.config.load import MAX_FILE_BYTES
 from extproc.errors import ConfigError
@@ -49,9 +49,11 @@ NOT_YAML: list[tuple[str | bytes, str]] = [
         "a: !!timestamp x",
         "a value does not fit its tag (AttributeError: 'NoneType' object has no attribute 'groupdict')",
     ),
-    ("[" * 20_000, "nested too deeply; a config needs less than ten levels"),
-    ("- " * 20_000, "nested too deeply; a config needs less than ten levels"),
-    ("{a: " * 20_000, "nested too deeply; a config needs less than ten levels"),
+    ("[" * 20_000, "line 1, column 65: nested too deeply; a config needs less than ten levels"),
+    ("- " * 20_000, "line 1, column 129: nested too deeply; a config needs less than ten levels"),
+    ("{a: " * 20_000, "line 1, column 257: nested too deeply; a config needs less than ten levels"),
+    ("pools: &a [*a]", "line 1, column 12: an alias inside of what it stands for"),
+    ("a: &a {b: {<<: *a}}", "line 1, column 16: an alias inside of what it stands for"),
     (
         b"\x89PNG\r\n\x1a\n\0\0",
         'unacceptable character #x0089: invalid start byte in "<byte string>", position 0',
@@ -69,15 +71,48 @@ def test_what_is_no_sound_yaml_is_one_fault_that_says_where(text: str | bytes, t
     assert faults(text) == [f"$: not YAML: {told}"]
 
 
-def test_references_that_multiply_do_not_fill_the_memory() -> None:
+def test_references_that_multiply_are_refused() -> None:
     """Ten levels of ten references each are 10^10 words when written out."""
     levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 11))
-    told = faults("l0: &l0 x\n" + levels + "pools: [{name: *l10, endpoints: *l10, metrics: {path: *l10}}]")
-    assert f"$.pools[0].name: expected {NAME_RULE}, got a list" in told
+    assert faults("l0: &l0 x\n" + levels) == ["$: not YAML: line 5, column 45: aliases make too much of it"]
 
 
-def test_a_value_that_contains_itself_is_a_fault() -> None:
-    assert faults("pools: &a [*a]") == ["$.pools[0]: expected a mapping, got a list"]
+def test_references_that_multiply_in_the_shape_of_a_config_are_refused() -> None:
+    """Each level alone is what a config may have; together they are a million labels in 4 KB."""
+    labels = "{" + ", ".join(f"a{n}: 1" for n in range(100)) + "}"
+    endpoints = f"[&e {{address: '1.1.1.1:1', labels: {labels}}}{', *e' * 100}]"
+    told = faults(f"pools:\n- &p {{name: p, endpoints: {endpoints}}}\n" + "- *p\n" * 100)
+    assert told == ["$: not YAML: line 2, column 1091: aliases make too much of it"]
+
+
+def test_what_many_models_share_may_be_written_once() -> None:
+    shared = "targets: [{model: a, weight: 1, labels: {version: v1}}, {model: b, weight: 1}]"
+    models = "".join(f"- {{name: m{n}, pool: a, <<: *shared}}\n" for n in range(700))
+    first = f"models:\n- &shared {{name: shared, pool: a, {shared}}}\n"
+    config = parse_config((POOL + first + models).encode())
+    assert [target.model for target in config.models[-1].effective_targets] == ["a", "b"]
+
+
+def test_an_alias_of_one_document_is_not_one_of_the_next() -> None:
+    two = strict_yaml.parse_all(b"a: &x [1, 2]\nb: *x\n---\nc: &x 1\nd: *x\n")
+    assert two == [{"a": [1, 2], "b": [1, 2]}, {"c": 1, "d": 1}]
+    with pytest.raises(ConfigError, match="line 3, column 8: an alias inside of what it stands for"):
+        strict_yaml.parse_all(b"a: &x [1, 2]\n---\nc: &x [*x]\n")
+
+
+@pytest.mark.parametrize("key", ["~", "null"])
+def test_a_key_that_says_nothing_is_unknown_wherever_it_stands(key: str) -> None:
+    endpoint = "address: 127.0.0.1:1, " + key + ": 1"
+    told = faults(
+        "pools: [{name: a, endpoints: [{" + endpoint + "}], metrics: {" + key + ": 1}}]\n" + key + ": 1"
+    )
+    allowed = "allowed: address, labels, max_in_flight, cordoned"
+    assert f"$.pools[0].endpoints[0].nothing: unknown key; {allowed}" in told
+    assert [fault.partition(":")[0] for fault in told] == [
+        "$.nothing",
+        "$.pools[0].endpoints[0].nothing",
+        "$.pools[0].metrics.nothing",
+    ]
 
 
 def test_a_file_of_more_than_16_mib_is_refused_unread() -> None:

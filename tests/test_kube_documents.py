@@ -246,7 +246,10 @@ def test_without_a_port_it_is_attached_to_all_listeners() -> None:
         ("name: gw\nport: 0", f"{PATH}.port: expected an integer from 1 up to 65535 or nothing, got 0"),
         ("name: gw\nports: 1", f"{PATH}.ports: unknown key (did you mean 'port'?); allowed: name, port"),
         ("name: a\nname: b", f"{PATH}: not YAML: line 2, column 1: key 'name' stands twice"),
-        ("[" * 9999, f"{PATH}: not YAML: nested too deeply; a config needs less than ten levels"),
+        (
+            "[" * 9999,
+            f"{PATH}: not YAML: line 1, column 65: nested too deeply; a config needs less than ten levels",
+        ),
     ],
 )
 def test_an_annotation_that_cannot_be_understood_is_a_fault(text: str, told: str) -> None:

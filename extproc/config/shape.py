@@ -75,9 +75,10 @@ def _struct_faults(value: Mapping[Any, Any], structs: list[type[Struct]], path: 
 def _field_faults(value: Mapping[Any, Any], struct: type[Struct], path: str) -> Iterator[Fault]:
     known = {field.encode_name: field for field in fields(struct)}
     tag_field = struct.__struct_config__.tag_field
+    names = [*known] if tag_field is None else [tag_field, *known]
     for key in value:
-        if key not in known and key != tag_field:
-            allowed = ", ".join(filter(None, [tag_field, *known]))
+        if key not in names:
+            allowed = ", ".join(names)
             yield Fault(path + _step(key), f"unknown key{_near(str(key), known)}; allowed: {allowed}")
     for name, field in known.items():
         if name in value:

@@ -1,0 +1,1 @@
+"""Every reader of what others write, against bytes that nobody meant to write (`make fuzz`)."""
