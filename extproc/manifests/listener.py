@@ -115,22 +115,27 @@ def _access_log(plan: Plan) -> Object:
 
     processor = f"envoy.filters.http.ext_proc/envoyextensionpolicy/{plan.namespace}/{plan.name}/extproc/0"
     fields: dict[str, Any] = {
-        "start": "%START_TIME%",
+        "time": "%START_TIME%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
         "method": "%REQ(:METHOD)%",
         "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
-        "request_id": "%REQ(X-REQUEST-ID)%",
-        "code": "%RESPONSE_CODE%",
-        "details": Why("%RESPONSE_CODE_DETAILS%", "who decided on the code: Envoy, we, or the pod"),
+        "status": "%RESPONSE_CODE%",
+        "details": Why("%RESPONSE_CODE_DETAILS%", "who decided on the status: Envoy, we, or the pod"),
         "flags": Why("%RESPONSE_FLAGS%", "UC, UF: the pod or the way to it; UT: a timeout; UAEX: we"),
         "reason": Why("%RESP(X-EXTPROC-REASON)%", "why we refused"),
         "duration_ms": "%DURATION%",
-        "upstream": "%UPSTREAM_HOST%",
         "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "upstream": "%UPSTREAM_HOST%",
         "model": fact("model"),
         "target_model": fact("target_model"),
         "pool": fact("pool"),
         "endpoint": Why(fact("endpoint"), "what we chose; upstream is what served"),
         "mirror": fact("mirror"),
+        "prompt_tokens": Why(
+            fact("prompt_tokens"), "from here to time_per_token_ms: of answers that are read"
+        ),
+        **{name: fact(name) for name in ("cached_tokens", "completion_tokens", "finish_reason")},
+        **{name: fact(name) for name in ("ttft_ms", "time_per_token_ms")},
         "ext_proc": Why(f"%FILTER_STATE({processor}:PLAIN)%", "microseconds that Envoy waited for us"),
     }
     return {

@@ -75,13 +75,15 @@ def pod_disruption_budget(plan: Plan) -> Object:
 
 def service_monitor(plan: Plan) -> Object:
     """For the Prometheus operator."""
+    ours = "our labels endpoint and namespace stay what they are; else the operator's take their place"
+    endpoint: Object = {"port": "http", "path": "/metrics", "interval": "15s", "honorLabels": Why(True, ours)}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
         "metadata": metadata(plan),
         "spec": {
             "selector": {"matchLabels": plan.labels},
-            "endpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
+            "endpoints": [endpoint],
         },
     }
 

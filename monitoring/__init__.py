@@ -1,0 +1,1 @@
+"""A Grafana dashboard and Prometheus rules, generated from here: `make monitoring`."""
