@@ -8,7 +8,7 @@ RUN python -m venv --without-pip /opt/extproc
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY envoy envoy
 COPY extproc extproc
-RUN pip --python /opt/extproc/bin/python install --no-cache-dir --disable-pip-version-check -c constraints.txt .
+RUN pip --python /opt/extproc/bin/python install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[otlp]'
 
 FROM python:3.12-slim
 COPY --from=build /opt/extproc /opt/extproc

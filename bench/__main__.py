@@ -11,13 +11,14 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from . import churn, cost, decision, idle, index_memory, lag, latency, memory
+from . import chunk, churn, cost, decision, idle, index_memory, lag, latency, memory
 from .figure import Figure
 
 SECTIONS = {
     "decision": decision.measure,
     "index": index_memory.measure,
     "cost": cost.measure,
+    "chunk": chunk.measure,
     "memory": memory.measure,
     "latency": latency.measure,
     "lag": lag.measure,

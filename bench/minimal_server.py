@@ -15,12 +15,18 @@ from extproc.server import SERVICE_NAME
 
 
 def _answers() -> dict[str, pb.ProcessingResponse]:
-    headers, body, response = pb.ProcessingResponse(), pb.ProcessingResponse(), pb.ProcessingResponse()
+    headers, body, response, chunk = (pb.ProcessingResponse() for _ in range(4))
     headers.request_headers.SetInParent()
     option = body.request_body.response.header_mutation.set_headers.add()
     option.header.key, option.header.raw_value = "x-gateway-destination-endpoint", b"127.0.0.1:8001"
     response.response_headers.SetInParent()
-    return {"request_headers": headers, "request_body": body, "response_headers": response}
+    chunk.response_body.SetInParent()
+    return {
+        "request_headers": headers,
+        "request_body": body,
+        "response_headers": response,
+        "response_body": chunk,
+    }
 
 
 async def _process(_: object, context: Any) -> None:

@@ -2,7 +2,7 @@
 
 Arguments: how many pods, and the port that they serve.  Prints its own port.  GET /churn?rate=50&events=500 makes so
 many events, so many a second, and answers at their end: every other one is a status that nobody routes by, the others
-take turns: a pod gets unready, is ready again, is deleted, and another one comes.
+take turns: a pod gets unready, is ready again, is deleted, and another one comes.  GET /drop ends the watches.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ class PodServer:
         self.app.router.add_get(f"{POOL_GROUP}/namespaces/{NAMESPACE}/inferencepools", self._pools)
         self.app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods", self._list_or_watch)
         self.app.router.add_get("/churn", self._churn)
+        self.app.router.add_get("/drop", self._drop)
 
     async def _pools(self, request: web.Request) -> web.StreamResponse:
         if "watch" in request.query:
@@ -144,8 +145,9 @@ class PodServer:
     async def _watch(self, request: web.Request, queue: asyncio.Queue[bytes]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "application/json"})
         await response.prepare(request)
-        while True:
-            await response.write(await queue.get())
+        while event := await queue.get():
+            await response.write(event)
+        return response
 
     async def _churn(self, request: web.Request) -> web.Response:
         count, rate = int(request.query["events"]), float(request.query["rate"])
@@ -154,6 +156,11 @@ class PodServer:
             for queue in self._pods.watches:
                 queue.put_nowait(event)
             await asyncio.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        return web.Response()
+
+    async def _drop(self, request: web.Request) -> web.Response:
+        for queue in self._pods.watches:
+            queue.put_nowait(b"")
         return web.Response()
 
 

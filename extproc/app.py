@@ -26,6 +26,7 @@ from .http_server import HttpServer
 from .metrics import Metrics
 from .model_lister import ModelLister
 from .options import Options
+from .otlp.start import start as start_otlp
 from .reload import ConfigWatcher, digest
 from .router import Router
 from .scraper import Scraper
@@ -58,6 +59,10 @@ class App:
         writer.on_drop = self.metrics.log_lines_dropped.inc
         self.log = logs.configure(writer, options.log_level, options.log_format)
         self.telemetry = Telemetry(self.metrics, self.log)
+        self.otlp = start_otlp(
+            options.otlp_endpoint, os.environ, self.metrics, self.log, self.router, self.clock
+        )
+        self.telemetry.tracing = self.otlp.tracing if self.otlp else None
         self.processor = ExternalProcessor(self.router, self.telemetry, self.clock, random.Random())
         self.certificates = self._certificates()
         self.grpc = GrpcServer(self.processor, self._credentials())
@@ -178,6 +183,7 @@ class App:
     def _loaded(self) -> None:
         self.metrics.reload_successful.set(1)
         self.metrics.reload_time.set(self.router().loaded_at)
+        self.metrics.buffered_limit.set(self.router().config.limits.max_buffered_bytes)
         pools = {pool.name: len(pool.endpoints) for pool in self.router().pools.values()}
         self.log.info("config_loaded", sha256=self.config_hash, pools=pools, models=len(self.router().routes))
 
@@ -188,6 +194,7 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _signalled, stop)
         loop.set_exception_handler(self._loop_fault)
+        self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         host, port = _split(self.options.http_address)
         grpc_host, _ = _split(self.options.grpc_address)
         try:
@@ -200,6 +207,8 @@ class App:
             await self.scraper.close()
             await self.http.stop()
             await self.grpc.stop(None)
+            if self.otlp is not None:
+                await self.otlp.close()
 
     async def _serve(self, stop: asyncio.Event) -> None:
         # What lives as long as the process is not worth looking at in each collection.
@@ -214,6 +223,8 @@ class App:
                 "model lists": self.lister.run(),
                 "readiness": self._tell_readiness(),
             }
+            if self.otlp is not None:
+                roots["otlp metrics"] = self.otlp.run()
             if self.certificates is not None:
                 roots["certificates"] = self.certificates.run()
             tasks = [group.create_task(work, name=name) for name, work in roots.items()]
@@ -225,6 +236,7 @@ class App:
     async def _drain(self) -> None:
         """Not ready at once, accepting for a while, then finishing what is open."""
         self._draining = True
+        self.metrics.ready.set(0)
         await self.grpc.set_ready(False)
         options = self.options
         self.log.info("draining", delay_s=options.drain_delay_s, timeout_s=options.drain_timeout_s)
@@ -243,6 +255,7 @@ class App:
             if ready is bool(self.not_ready()):
                 ready = not ready
                 self._was_ready |= ready
+                self.metrics.ready.set(ready and not self._draining)
                 await self.grpc.set_ready(ready and not self._draining)
                 self.log.info("ready" if ready else "not_ready", reasons=self.not_ready())
             elif not ready and self.clock() - told_at >= REMIND_S:
@@ -267,6 +280,7 @@ class App:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             self.fleet.expire(self.clock())
+            self.telemetry.forget(self.router(), self.clock())
             self.processor.dispatcher.poke()  # figures grow stale, too
 
     def _listed_endpoints(self) -> list[Endpoint]:

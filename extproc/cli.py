@@ -56,6 +56,7 @@ def cli() -> None:
 @_flag("--http-protect-reads", is_flag=True, help="The token for /metrics and /debug, too.")
 @_flag("--drain-delay", "drain_delay_s", type=click.FloatRange(min=0), default=10.0, help="Seconds.")
 @_flag("--drain-timeout", "drain_timeout_s", type=click.FloatRange(min=0), default=600.0, help="Seconds.")
+@_flag("--otlp-endpoint", metavar="URL", help="OpenTelemetry collector; else $OTEL_EXPORTER_OTLP_ENDPOINT.")
 @_flag("--kubeconfig", type=_FILE, help="Where no service account is; else $KUBECONFIG, ~/.kube/config.")
 def serve(**flags: Any) -> None:
     """Run the service."""

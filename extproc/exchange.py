@@ -9,16 +9,15 @@ import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 from time import perf_counter
 
-from . import address, intake, pin
-from .body import Reader
+from . import address, answer_reading, intake, pin
+from .answer_reading import AnswerReading, Result
+from .answers import Figures
 from .budget import BodyBudget
 from .errors import Rejected
 from .flight import Answered, Flight, Watcher
+from .held_body import HeldBody
 from .holding import Held, Lobby, Outcome
-from .intake import Reading
-from .jsonscan import ModelFound
 from .load_report import REPORT_HEADER
-from .prompt import read_prompt
 from .protocol.messages import (
     BodyMode,
     Headers,
@@ -31,10 +30,12 @@ from .protocol.messages import (
     RequestStarted,
     RequestTruncated,
 )
-from .protocol.stream import WHOLE_AT_ONCE, ExtProcStream
+from .protocol.steps import WHOLE_AT_ONCE
+from .protocol.stream import ExtProcStream
 from .recent import RecentDecisions
 from .request import NO_PROMPT, InferenceRequest, Prompt
 from .router import Decision, Router
+from .trace_context import Trace
 from .waiting_room import Ticket
 
 Subset = frozenset[str] | None
@@ -44,18 +45,15 @@ class Exchange:
     """The life of one HTTP request.  `close` is called exactly once, whatever happened."""
 
     __slots__ = (
-        "_budget",
+        "_body",
         "_clock",
-        "_held_bytes",
         "_lobby",
-        "_reader",
-        "_reading",
         "_recent",
         "_rng",
-        "_size",
         "_stream",
         "_watcher",
         "answer",
+        "answer_reading",
         "answered_at",
         "called",
         "decided_in_s",
@@ -66,6 +64,7 @@ class Exchange:
         "flight",
         "headers",
         "model",
+        "offered_at",
         "queued_s",
         "rejection",
         "router",
@@ -73,6 +72,8 @@ class Exchange:
         "started_at",
         "subset",
         "ticket",
+        "trace",
+        "tracer",
     )
 
     def __init__(
@@ -98,6 +99,8 @@ class Exchange:
         self.settled = False
         """The answer to the request has left: it was routed, refused, or answered by somebody else."""
         self.decision: Decision | None = None
+        self.offered_at: float | None = None
+        """When it was to be decided."""
         self.decided_in_s = 0.0
         self.ticket: Ticket[Held[Exchange]] | None = None
         """While the request is held."""
@@ -112,20 +115,20 @@ class Exchange:
         """What was wrong, where Envoy is to blame."""
         self.answer: Answered | None = None
         self.answered_at = 0.0
+        self.answer_reading: AnswerReading | None = None
         self.flight: Flight | None = None
         self.early = False
         """Envoy closed the stream before the answer ended: its count is an estimate."""
+        self.tracer: Callable[[Headers], Trace] | None = None
+        """Who decides whether the request is traced; None: nobody does that."""
+        self.trace: Trace | None = None
         self._stream = stream
-        self._budget = budget
+        self._body = HeldBody(budget, router.config.limits)
         self._watcher = watcher
         self._lobby = lobby
         self._recent = recent
         self._clock = clock
         self._rng = rng
-        self._reading = Reading.OPAQUE
-        self._reader: Reader | None = None
-        self._size = 0
-        self._held_bytes = 0
 
     def handle(self, event: RequestEvent) -> Iterator[Exchange | None]:
         """Take in what the request says, and decide once it is whole.
@@ -138,19 +141,18 @@ class Exchange:
                 self.headers = headers
                 if self._answer_ourselves():
                     return
-                self._reading = intake.reading(headers, self._stream.request_mode, self.router.config.limits)
-                with intake.body_faults:
-                    self._reader = intake.reader(self._reading, headers, self._hold)
+                limits = self.router.config.limits
+                self._body.read(intake.reading(headers, self._stream.request_mode, limits), headers)
                 if self._stream.request_mode in WHOLE_AT_ONCE:
                     self._stream.strip(pin.control_headers(headers, self.router.sticky_headers))
             case RequestChunk(data):
-                yield from self._take(data)
+                yield from self._body.take(data)
             case RequestReady(headers, None):
                 self.headers = headers
                 if not self._answer_ourselves():
                     yield from self._route_bodiless()
             case RequestReady(_, body, last):
-                yield from self._take(last)
+                yield from self._body.take(last)
                 assert body is not None
                 yield from self._route(body)
             case RequestTruncated():
@@ -158,63 +160,37 @@ class Exchange:
             case RequestEmpty():
                 raise intake.empty()
 
-    def _take(self, data: Piece) -> Iterator[None]:
-        self._size += len(data)
-        self._hold(len(data), self._size)
-        if self._reader is not None:
-            with intake.body_faults:
-                yield from self._reader.feed(data)
-
-    def _hold(self, more: int, size: int) -> None:
-        """Count *more* bytes of a body that has *size* with them; raises Rejected where that is too much."""
-        limits = self.router.config.limits
-        if size > limits.max_body_bytes:
-            raise intake.too_large(limits)
-        self._budget.take(more, limits.max_buffered_bytes)
-        self._held_bytes += more
-
     def _route_bodiless(self) -> Iterator[Exchange | None]:
-        model = None
+        model, size = None, 0
         if self._stream.request_mode is BodyMode.NONE:  # a body follows unseen
             model = intake.named_model(pin.MODEL_NAME, self.headers, self.router.config)
-            self._size = intake.announced_bytes(self.headers)
+            size = intake.announced_bytes(self.headers)
         else:
             intake.check_bodiless(self.headers)
-        yield from self._decide(model)
+        yield from self._decide(model, size)
         self._stream.route(self._mutation(None))
 
     def _route(self, body: Sequence[Piece]) -> Iterator[Exchange | None]:
-        found = yield from self._found()
-        model = intake.model(self._reading, found) if found is not None else None
-        decision = yield from self._decide(model, (yield from self._prompt()))
-        new_body = None
-        if found is not None and self._reader is not None:
+        found = yield from self._body.found()
+        model = intake.model(self._body.kind, found) if found is not None else None
+        prompt = (yield from self._body.prompt()) if self.router.reads_prompts else NO_PROMPT
+        decision = yield from self._decide(model, self._body.size, prompt)
+        new_body, reader = None, self._body.reader
+        if found is not None and reader is not None:
             encoding = self.router.config.encoded_bodies
-            target = decision.target_model
-            new_body = intake.rewritten(self._reader, body, found, target, self.headers, encoding)
+            new_body = intake.rewritten(reader, body, found, decision.target_model, self.headers, encoding)
         # In other modes Envoy drops content-length, and sends the body chunked.
         buffered = new_body is not None and self._stream.request_mode is BodyMode.BUFFERED
         length = sum(map(len, new_body or ())) if buffered else None
         plain = new_body is not None and intake.is_encoded(self.headers)
         self._stream.route(self._mutation(length, plain=plain), new_body)
 
-    def _found(self) -> Generator[None, None, ModelFound | None]:
-        if self._reader is None:
-            return None
-        with intake.body_faults:
-            return (yield from self._reader.finish())
-
-    def _prompt(self) -> Generator[None, None, Prompt]:
-        json = self._reader.json if self._reader is not None else None
-        if json is None or not self.router.reads_prompts:
-            return NO_PROMPT
-        return (yield from read_prompt(json))
-
     def _decide(
-        self, model: str | None, prompt: Prompt = NO_PROMPT
+        self, model: str | None, body_bytes: int, prompt: Prompt = NO_PROMPT
     ) -> Generator[Exchange | None, None, Decision]:
         self.model = model
-        request = InferenceRequest(self.headers, model, self._body_bytes, prompt, self._allowed())
+        request = InferenceRequest(self.headers, model, body_bytes, prompt, self._allowed())
+        self.offered_at = self._clock()
         begun = perf_counter()
         offered = self._offer(request)
         self.decided_in_s = perf_counter() - begun
@@ -230,11 +206,6 @@ class Exchange:
 
     def _offer(self, request: InferenceRequest) -> Decision | Ticket[Held[Exchange]]:
         return self._lobby.offer(self.router, request, self, self._clock(), self._rng)
-
-    @property
-    def _body_bytes(self) -> int:
-        """Of the body, decoded."""
-        return self._size if self._reader is None else self._reader.size
 
     def _allowed(self) -> Subset:
         """By a subset hint and, where it is trusted, the header of conformance tests."""
@@ -260,8 +231,18 @@ class Exchange:
 
     def _mutation(self, content_length: int | None, *, plain: bool = False) -> Mutation:
         assert self.decision is not None
-        sticky = self.router.sticky_headers
-        return pin.mutation(self.decision, self.headers, sticky, content_length, plain=plain)
+        responses, sticky = self.router.config.responses, self.router.sticky_headers
+        also = {
+            "plain": plain,
+            "plain_answer": answer_reading.restoring(self.decision, responses) is not None,
+        }
+        return pin.mutation(self.decision, self.headers, sticky, content_length, self.begin_trace(), **also)
+
+    def begin_trace(self) -> Trace | None:
+        """What the request is traced as, drawn when it is asked for first; None where nobody traces."""
+        if self.trace is None and self.tracer is not None:
+            self.trace = self.tracer(self.headers)
+        return self.trace
 
     def _answer_ourselves(self) -> bool:
         """GET /v1/models and /v1/models/NAME need no endpoint."""
@@ -289,7 +270,7 @@ class Exchange:
         """The replies to what Envoy sent so far have left."""
         self.settled = not self.undecided
         if self.decision is not None:
-            self._let_go()
+            self._body.let_go()
 
     def answered(self, answer: Answered) -> None:
         """Response headers came, of an endpoint or of Envoy itself.  Raises Rejected."""
@@ -302,25 +283,50 @@ class Exchange:
             # how busy our servers are is nobody else's business
             self._stream.strip_response((REPORT_HEADER,))
         self.flight.answered(answer, self.answered_at)
+        assert self.decision is not None
+        responses = self.router.config.responses
+        self.answer_reading = answer_reading.begin(
+            self._stream, self.decision, answer, responses, self._rng, self.started_at
+        )
+
+    def answer_chunk(self, data: Piece, last: bool) -> Iterator[None]:
+        """A piece of an answer that is read; nothing comes after the *last* but trailers.  Yields as `handle` does."""
+        if self.flight is not None:
+            self.flight.body_seen()
+        if self.answer_reading is not None:
+            yield from self.answer_reading.take(data, last, self._clock())
 
     def body_ended(self) -> None:
-        """The last byte of the answer passed through here."""
+        """The last byte of the answer, or its trailers, passed through here."""
+        if self.answer_reading is not None:
+            self.answer_reading.end(self._clock())
         if self.flight is not None:
-            self.flight.body_ended()
+            self.flight.body_seen()
 
     def close(self) -> float:
         """The stream ended, however it did; the seconds it lived."""
         now = self._clock()
-        self._let_go()
+        self._body.let_go()
+        if self.answer_reading is not None:
+            self.answer_reading.close(now)
         if self.flight is not None:
             self.early = self.flight.end(now)
         return now - self.started_at
 
-    def _let_go(self) -> None:
-        """Of the body: the answer to it may take an hour."""
-        self._reader = None
-        self._budget.give_back(self._held_bytes)
-        self._held_bytes = 0
+    @property
+    def answer_figures(self) -> Figures | None:
+        """What the answer said of itself, once it has ended; None: nothing was read."""
+        return self.answer_reading.figures if self.answer_reading is not None else None
+
+    @property
+    def read_result(self) -> Result | None:
+        """What came of reading the answer; None: it was not to be read."""
+        return self.answer_reading.result if self.answer_reading is not None else None
+
+    @property
+    def ttft_s(self) -> float | None:
+        """From the request's headers to the answer's first token, in seconds."""
+        return self.answer_reading.ttft_s if self.answer_reading is not None else None
 
     @property
     def is_observed(self) -> bool:

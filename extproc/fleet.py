@@ -19,6 +19,12 @@ KEPT_S = 60.0
 """A pod whose readiness flaps comes back within this time, and has its speed, its counts and its health still.  One
 that serves requests is kept for as long as they last."""
 
+MAX_CORDONS = 10_000
+"""That are remembered (some 5 MB), where hooks cordon each pod before it ends: a thousand pods a day, for ten days."""
+
+NO_POD = frozenset(("",))
+"""The uids at an address of which only the file tells."""
+
 _Key = tuple[str, str, str]
 """(pool, address, uid)."""
 
@@ -63,6 +69,7 @@ class Fleet:
         self._endpoints, self._pools = endpoints, pools
         self._configs = {pool.name: pool for pool in config.pools}
         self._discovered = {name: m for name, m in self._discovered.items() if self._follows(name)}
+        self._superseded = {name: before for name, before in self._superseded.items() if before}
         self._by_address = {}
         self._look_up(endpoint.address for endpoint in endpoints.values())
         self.router = Router(config, pools, loaded_at)
@@ -164,11 +171,21 @@ class Fleet:
         found = self.at(address)
         if found:
             uids = frozenset(endpoint.uid for _, endpoint in found)
-            self._cordons[address] = self._cordons.get(address, frozenset()) | uids
+            before = self._cordons.pop(address, frozenset())
+            # where a pod is now, the one before is gone for good
+            self._cordons[address] = uids | (before if uids == NO_POD else before & NO_POD)
+            self._forget_cordons()
         for pool, endpoint in found:
             endpoint.cordoned = endpoint.cordoned or "command"
             self._restrict(pool)
         return found
+
+    def _forget_cordons(self) -> None:
+        """Where they are too many, the oldest whose pods are not there."""
+        if len(self._cordons) > MAX_CORDONS:
+            gone = next((address for address in self._cordons if not self.at(address)), None)
+            if gone is not None:
+                del self._cordons[gone]
 
     def uncordon(self, address: str) -> list[tuple[Pool, Endpoint]] | None:
         """Takes back `cordon`, and answers who is at *address*; None: nobody is or was.

@@ -46,6 +46,9 @@ class Answered(Struct, frozen=True):
     """What the endpoint tells of its load, where it was asked to."""
     from_cache: bool = False
     """It may be old (RFC 9111 §5.1)."""
+    content_type: str = ""
+    content_encoding: str = ""
+    content_length: int | None = None
 
 
 class Watcher(Struct, frozen=True):
@@ -128,8 +131,8 @@ class Flight:
         if pause_s is not None:
             self._watcher.set_aside(self.pool, endpoint, failure, pause_s)
 
-    def body_ended(self) -> None:
-        """The last byte of the answer was seen: the stream's end is exact."""
+    def body_seen(self) -> None:
+        """Its end was seen, or some of its body: Envoy keeps the stream open to the end, which is exact."""
         self._open_ended = False
 
     def end(self, now: float) -> bool:

@@ -8,7 +8,8 @@ import re
 from typing import Final
 
 
-def _many(pattern: bytes) -> bytes:
+def many(pattern: bytes) -> bytes:
+    """The pattern as often as it matches, possessively."""
     # The empty alternative sets the position back after the last, failed turn, which CPython < 3.11.5 forgets
     # (python/cpython#100061); Debian 12 has 3.11.2.
     return rb"(?:" + pattern + rb"|(?!))*+"
@@ -17,12 +18,12 @@ def _many(pattern: bytes) -> bytes:
 def _separated(entry: bytes, close: bytes) -> bytes:
     # Entries, each with the comma after it; the last one leaves the closing bracket. A comma before the closing
     # bracket is no match.
-    return _many(entry + _WS + rb"(?:," + _WS + rb"(?!" + close + rb")|(?=" + close + rb"))")
+    return many(entry + _WS + rb"(?:," + _WS + rb"(?!" + close + rb")|(?=" + close + rb"))")
 
 
 _WS: Final = rb"[ \t\n\r]*+"
 _CHARS: Final = rb"[ !#-\[\]-\xff]*+"
-_STRING_BODY: Final = _CHARS + _many(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})' + _CHARS)
+_STRING_BODY: Final = _CHARS + many(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})' + _CHARS)
 _STRING: Final = rb'"' + _STRING_BODY + rb'"'
 _NAME: Final = _STRING + _WS + rb":" + _WS
 _NUMBER: Final = rb"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++|)(?:[eE][+-]?+[0-9]++|)"
@@ -52,7 +53,7 @@ ITEMS: Final = re.compile(_separated(_WHOLE, rb"\]"))
 MEMBERS: Final = re.compile(_separated(_NAME + _WHOLE, rb"\}"))
 """Members of an object, likewise."""
 MEMBERS_BUT_MODEL: Final = re.compile(_separated(rb"(?!" + _MODEL + rb")" + _NAME + _WHOLE, rb"\}"))
-OPENERS: Final = re.compile(_many(rb"\[" + _WS + rb"|\{" + _WS + _NAME))
+OPENERS: Final = re.compile(many(rb"\[" + _WS + rb"|\{" + _WS + _NAME))
 """Containers opened one in the other, of objects up to their first value; maybe none."""
 CLOSERS: Final = re.compile(rb"([\]} \t\n\r]*+)(,?+)" + _WS)
 """Containers closed one after the other (group 1), and the comma after them (group 2)."""

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .answer_metrics import AnswerMetrics
+from .config.schema import Saturation
 from .endpoint import Endpoint
 from .fleet import Fleet
 from .holding import Lobby
@@ -50,6 +52,10 @@ class Metrics:
         )
         self.streams: Gauge = gauge("streams_in_flight", "Open ext_proc streams.")
         self.buffered: Gauge = gauge("buffered_bytes", "Request bodies held now.")
+        self.buffered_limit: Gauge = gauge(
+            "buffered_limit_bytes", "What limits.max_buffered_bytes lets us hold at once."
+        )
+        self.ready: Gauge = gauge("ready", "1 while new requests may come here, as /readyz says.")
         self.scrapes: Counter = counter("scrapes", "Scrapes of endpoints.", ["pool", "result"])
         self.scrape_duration: Histogram = histogram(
             "scrape_duration_seconds", "Successful scrapes.", buckets=LONG_S[:10]
@@ -81,11 +87,16 @@ class Metrics:
         self.set_aside: Counter = counter(
             "endpoints_set_aside", "Times an endpoint was set aside for failing.", ["pool", "cause"]
         )
+        self.answers = AnswerMetrics(counter, histogram)
         self.internal_errors: Counter = counter("internal_errors", "Faults of ours, each with a traceback.")
         self.http_denied: Counter = counter(
             "http_requests_denied", "Requests to the HTTP port that showed no valid token."
         )
         self.log_lines_dropped: Counter = counter("log_lines_dropped", "Log lines nobody took in time.")
+        self.otlp_exports: Counter = counter("otlp_exports", "Batches sent over OTLP.", ["signal", "result"])
+        self.otlp_dropped: Counter = counter(
+            "otlp_dropped", "Spans, and readings of the metrics, that no collector took.", ["signal"]
+        )
         self.reload_successful: Gauge = gauge(
             "config_last_reload_successful", "1 if the config file in place is in force."
         )
@@ -95,8 +106,10 @@ class Metrics:
         self.loop_lag: Histogram = histogram(
             "event_loop_lag_seconds", "How late a timer of the event loop fires.", buckets=LAG_S
         )
+        self.tasks: Gauge = gauge("event_loop_tasks", "Tasks of the event loop that have not ended.")
         gauge("build_info", "Always 1.", ["version"]).labels(version).set(1)
         self.registry.register(_EndpointCollector(fleet, clock))
+        self.registry.register(_PoolCollector(fleet, clock))
         self.registry.register(_TierCollector(fleet, clock))
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.GCCollector(registry=self.registry)
@@ -155,6 +168,52 @@ class _EndpointCollector(Collector):
                 if value is not None:
                     family.add_metric([pool.name, endpoint.address], value)
             yield family
+
+
+class _PoolCollector(Collector):
+    """Gauges of pools, of those without endpoints, too."""
+
+    STATES = ("available", "saturated", "set_aside", "cordoned")
+
+    def __init__(self, fleet: Fleet, clock: Callable[[], float]) -> None:
+        self._fleet = fleet
+        self._clock = clock
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        now, router = self._clock(), self._fleet.router
+        endpoints = GaugeMetricFamily(
+            "extproc_pool_endpoints",
+            "Endpoints by what is to be had of them; each counts once.",
+            labels=["pool", "state"],
+        )
+        runs = GaugeMetricFamily(
+            "extproc_prefix_index_runs",
+            "Beginnings of prompts that are remembered; each takes about half a kilobyte.",
+            labels=["pool"],
+        )
+        if router is not None:
+            for pool in router.config.pools:
+                runs.add_metric([pool.name], len(router.pools[pool.name].index))
+                counts = dict.fromkeys(self.STATES, 0)
+                for endpoint in router.pools[pool.name].by_address.values():
+                    counts[_state(endpoint, pool.saturation, now)] += 1
+                for state, count in counts.items():
+                    endpoints.add_metric([pool.name, state], count)
+        yield endpoints
+        yield runs
+
+
+def _state(endpoint: Endpoint, limits: Saturation, now: float) -> str:
+    """Of `_PoolCollector.STATES`, the worst that is true."""
+    if endpoint.cordoned:
+        return "cordoned"
+    if endpoint.health.is_set_aside(now):
+        return "set_aside"
+    full = endpoint.in_flight >= endpoint.max_in_flight
+    return "saturated" if full or endpoint.is_saturated(now, limits.waiting, limits.kv_usage) else "available"
 
 
 class _QueueCollector(Collector):

@@ -25,6 +25,8 @@ class Options(Struct, frozen=True):
     drain_timeout_s: float = 600.0
     http_token_file: Path | None = None
     http_protect_reads: bool = False
+    otlp_endpoint: str | None = None
+    """Absent: what $OTEL_EXPORTER_OTLP_ENDPOINT says."""
     kubeconfig: Path | None = None
     """Absent: $KUBECONFIG, else the pod's service account, else ~/.kube/config."""
 

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Mapping
 from . import load_report
 from .protocol.messages import Headers, Mutation
 from .router import Decision
+from .trace_context import TRACEPARENT, TRACESTATE, Trace
 
 DESTINATION = "x-gateway-destination-endpoint"
 SUBSET = "x-gateway-destination-endpoint-subset"
@@ -49,13 +50,16 @@ def mutation(
     headers: Headers,
     sticky_headers: frozenset[str],
     content_length: int | None,
+    trace: Trace | None = None,
     *,
     plain: bool = False,
+    plain_answer: bool = False,
 ) -> Mutation:
     """The mutation that sends a request with *headers* where *decision* says.
 
     *content_length* is set where a changed body has another length than the client announced; *plain*: its
-    content-encoding is undone.
+    content-encoding is undone; *plain_answer*: its answer is to come without one.  Where *trace* begins here, nothing
+    of another goes on.
     """
     pin, pool = decision.pin, decision.pool.name
     set_headers = [(DESTINATION, pin), (POOL, pool)]
@@ -70,6 +74,11 @@ def mutation(
     removed = control_headers(headers, sticky_headers, {name for name, _ in set_headers})
     if plain:
         removed += ("content-encoding",)
+    if plain_answer and "accept-encoding" in headers:
+        removed += ("accept-encoding",)
+    if trace is not None and trace.header is not None:
+        set_headers.append((TRACEPARENT, trace.header))
+        removed += (TRACESTATE,) if TRACESTATE in headers else ()
     return Mutation(
         set_headers=tuple(set_headers),
         remove_headers=removed,

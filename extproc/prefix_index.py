@@ -75,6 +75,10 @@ class PrefixIndex(Generic[Holder]):
         """By slot: the lowest stamp that is still in the cache."""
         self._free: list[int] = []
 
+    def __len__(self) -> int:
+        """How many runs there are, those with it that are being freed."""
+        return sum(map(len, (*self._generations, self._dropped)))
+
     def keep(self, holders: Iterable[Holder]) -> None:
         """Set who can hold: those that were there before keep what they have."""
         wanted = dict.fromkeys(holders)

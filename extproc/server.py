@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -14,20 +15,21 @@ from grpc.aio import EOF  # type: ignore[attr-defined]
 
 from . import pin
 from .address import hints
+from .answer_headers import read_headers
 from .budget import BodyBudget
 from .dispatching import Dispatcher
 from .errors import Reason, Rejected
 from .exchange import Exchange
-from .flight import Answered
 from .intake import unsupported_override
-from .load_report import REPORT_HEADER
 from .observing import ObservedExchange
 from .protocol import codec
 from .protocol.messages import (
     BodyMode,
     Event,
+    Piece,
     ProtocolError,
     RequestTruncated,
+    ResponseChunk,
     ResponseEnded,
     ResponseHeaders,
     ResponseStarted,
@@ -75,7 +77,7 @@ class ExternalProcessor:
         self._budget = BodyBudget()
         self.dispatcher = Dispatcher(telemetry, clock, rng)
         self.recent = RecentDecisions()
-        self._exchanges: dict[asyncio.Task[Any], Exchange] = {}
+        self._conversations: dict[asyncio.Task[Any], _Conversation] = {}
         self.shutting_down = False
         """The drain is over: nothing is decided any more."""
         self.open_streams = 0
@@ -91,8 +93,8 @@ class ExternalProcessor:
         """The drain is over: requests that are still not decided get 503 instead of a broken stream."""
         self.shutting_down = True
         self.dispatcher.close()
-        for task, exchange in self._exchanges.items():
-            if exchange.undecided:
+        for task, conversation in self._conversations.items():
+            if conversation.exchange.undecided and not conversation.writing:
                 task.cancel()
 
     async def process(self, _: object, context: Context) -> None:
@@ -138,19 +140,22 @@ class ExternalProcessor:
             self._clock,
             self._rng,
         )
+        if self._telemetry.tracing is not None:
+            carrier = dict(context.invocation_metadata() or ())
+            exchange.tracer = functools.partial(self._telemetry.tracing.begin, carrier=carrier)
         task = asyncio.current_task()
         assert task is not None
-        self._exchanges[task] = exchange
-        return _Conversation(context, stream, exchange, task, self)
+        conversation = self._conversations[task] = _Conversation(context, stream, exchange, task, self)
+        return conversation
 
     def _end(self, conversation: _Conversation) -> None:
-        del self._exchanges[conversation.task]
+        del self._conversations[conversation.task]
         lived_s = conversation.exchange.close()
         self.dispatcher.poke()
         self._telemetry.ended(conversation.exchange, lived_s)
 
     def is_refusing(self, exchange: Exchange) -> bool:
-        """Whether the task of *exchange* was cancelled by us, to refuse its request."""
+        """Whether the request of *exchange* is to be refused, since the drain is over."""
         return self.shutting_down and exchange.undecided
 
     def report_bug(self, error: Exception) -> None:
@@ -171,6 +176,8 @@ class _Conversation:
     ) -> None:
         self.exchange = exchange
         self.task = task
+        self.writing = False
+        """Not to be cancelled now: grpc would go on with the write, and take no other beside it."""
         self._context = context
         self._stream = stream
         self._owner = owner
@@ -226,13 +233,17 @@ class _Conversation:
             except Overtaken:
                 pass
         await self._reply()
+        if self._owner.is_refusing(self.exchange):  # the drain ended while that was written
+            await self._refuse(_shutting_down())
 
     async def _handle(self, event: Event, message: codec.Request) -> None:
         exchange = self.exchange
         match event:
             case ResponseStarted(headers, ended):
-                exchange.answered(_answer(headers, ended, message))
+                exchange.answered(read_headers(headers, ended, message))
                 self._owner.dispatcher.poke()  # another endpoint may have served
+            case ResponseChunk(data, last):
+                await self._pass_on(data, last)
             case ResponseEnded():
                 exchange.body_ended()
             case _ if self._owner.shutting_down:
@@ -245,6 +256,16 @@ class _Conversation:
                     exchange.subset = hints(hint)
                 for held in exchange.handle(event):
                     await (asyncio.sleep(0) if held is None else self._hold(held))
+
+    async def _pass_on(self, data: Piece, last: bool) -> None:
+        """A piece of an answer, whatever reading it comes to."""
+        try:
+            for _ in self.exchange.answer_chunk(data, last):
+                await asyncio.sleep(0)
+        except Exception as error:
+            self._owner.report_bug(error)
+            assert self.exchange.answer_reading is not None
+            self.exchange.answer_reading.give_up()
 
     async def _hold(self, exchange: Exchange) -> None:
         """Until *exchange* is called; a client that leaves meanwhile is gone at once."""
@@ -307,10 +328,13 @@ class _Conversation:
             return EOF
 
     async def _write(self, data: bytes) -> None:
+        self.writing = True
         try:
             await self._context.write(data)
         except aio.BaseError as error:  # what grpc raises where Envoy, or our own server, is gone
             raise PeerGone from error
+        finally:
+            self.writing = False
 
 
 def _stream(first: codec.Request) -> ExtProcStream:
@@ -321,24 +345,3 @@ def _stream(first: codec.Request) -> ExtProcStream:
 
 def _shutting_down() -> Rejected:
     return Rejected(Reason.SHUTTING_DOWN, "The router is shutting down.")
-
-
-def _answer(headers: Any, ended: bool, message: codec.Request) -> Answered:
-    status = headers.get(":status", "")
-    return Answered(
-        status=int(status) if status.isdecimal() and len(status) == 3 else 0,
-        served=_served(message),
-        details=codec.attribute(message, "response.code_details"),
-        streamed=headers.get("content-type", "").startswith("text/event-stream"),
-        ended=ended,
-        load_report=headers.get(REPORT_HEADER),
-        from_cache="age" in headers,
-    )
-
-
-def _served(message: codec.Request) -> str | None:
-    """Who answered, as Envoy says; None where it says nothing."""
-    served = codec.metadata_value(message, pin.ENVOY_LB, pin.SERVED)
-    if isinstance(served, str) and served:
-        return served
-    return codec.attribute(message, "upstream.address") or None

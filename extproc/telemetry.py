@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import collections
-from typing import Any
+from typing import Any, Protocol
 
+from prometheus_client import Counter
+
+from .answer_metrics import AnswerSeries
+from .answer_reading import facts_of
 from .endpoint import Endpoint
 from .exchange import Exchange
 from .flight import Watcher
@@ -13,14 +17,30 @@ from .logs import Logger
 from .metrics import Metrics
 from .pool import Pool
 from .protocol.messages import ProtocolError
-from .request import bare_path
-from .router import Decision
+from .request import Headers, bare_path
+from .router import Decision, Router
 from .scheduling.profile import DEFAULT
+from .trace_context import Trace
 
 REMEMBERED = 100
 """Streamed answers by which it is judged whether Envoy keeps streams open to their end."""
 MAX_LOGGED = 256
 """Characters of a path or request id in a log line: clients choose them."""
+SERIES_KEPT_S = 300.0
+"""How long the series of a model that left the config stay: the last scrape before must not be the only one that saw
+them.  For ever, and models that are rolled out each day would make the page megabytes within a year."""
+LOOK_S = 10.0
+"""How often it is looked for those: a thousand models take a millisecond."""
+
+
+class Tracing(Protocol):
+    """Who makes spans of exchanges."""
+
+    def begin(self, headers: Headers, carrier: Headers) -> Trace:
+        """Of a request with *headers*; *carrier*: what came with Envoy's call of us."""
+
+    def ended(self, exchange: Exchange, lived_s: float) -> None:
+        """*exchange* was just closed."""
 
 
 class Telemetry:
@@ -32,6 +52,8 @@ class Telemetry:
         self.watcher = Watcher(missed=self._missed, set_aside=self._set_aside, reported=self._reported)
         self._early: collections.deque[bool] = collections.deque(maxlen=REMEMBERED)
         self._labels: dict[tuple[str, str, str], _Series] = {}
+        self._look_at = 0.0
+        self.tracing: Tracing | None = None
 
     def counts_are_exact(self) -> bool:
         """Whether Envoy keeps streams open until answers end (else in-flight counts are estimates)."""
@@ -40,6 +62,8 @@ class Telemetry:
     def ended(self, exchange: Exchange, lived_s: float) -> None:
         """Tell of *exchange*, which was just closed."""
         decision = exchange.decision
+        if self.tracing is not None:
+            self.tracing.ended(exchange, lived_s)
         if exchange.is_observed:
             self._observed(exchange)
             return
@@ -50,16 +74,18 @@ class Telemetry:
         series.duration.observe(lived_s)
         if exchange.answer is not None:
             series.response_headers.observe(exchange.answered_at - exchange.started_at)
+        if exchange.read_result is not None:
+            series.answers.count(exchange.read_result, exchange.answer_figures, exchange.ttft_s)
         if decision is not None:
             self.metrics.decision.observe(exchange.decided_in_s)
             if decision.target_fallback:
-                self.metrics.target_fallbacks.labels(series.names[0], series.names[2]).inc()
+                series.count_also(self.metrics.target_fallbacks, series.names[2])
             if decision.tier is not None:
                 self.metrics.tier_requests.labels(decision.pool.name, decision.tier).inc()
             if decision.unknown_profile:
                 self.metrics.unknown_profiles.labels(decision.pool.name).inc()
             if decision.mirror is not None:
-                self.metrics.mirrored.labels(series.names[0], decision.mirror).inc()
+                series.count_also(self.metrics.mirrored, decision.mirror)
         self.log.info("request", **_facts(exchange, lived_s))
 
     def _observed(self, exchange: Exchange) -> None:
@@ -96,6 +122,20 @@ class Telemetry:
             series = self._labels[names] = _Series(self.metrics, names)
         return series
 
+    def forget(self, router: Router, now: float) -> None:
+        """Drop the series of what *router*, which is in force, no longer names, and has not for a while."""
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        for names, series in list(self._labels.items()):
+            if _names(router, names):
+                series.gone_at = None
+            elif series.gone_at is None:
+                series.gone_at = now
+            elif now - series.gone_at >= SERIES_KEPT_S:
+                del self._labels[names]
+                series.remove()
+
     def _missed(self, pool: Pool, address: str) -> None:
         self.metrics.pin_misses.labels(pool.name).inc()
         self.log.warning("pin_miss", pool=pool.name, served=address)
@@ -122,14 +162,45 @@ class _Series:
         self.names = names
         self.duration = metrics.duration.labels(*names)
         self.response_headers = metrics.response_headers.labels(*names)
-        self._requests = metrics.requests
+        self.answers = AnswerSeries(metrics.answers, names)
+        self.gone_at: float | None = None
+        """When it was first seen that the config does not name them any more."""
+        self._metrics = metrics
         self._by_outcome: dict[str, Any] = {}
+        self._also: set[tuple[Counter, str]] = set()
 
     def count(self, outcome: str) -> None:
         counter = self._by_outcome.get(outcome)
         if counter is None:
-            counter = self._by_outcome[outcome] = self._requests.labels(*self.names, outcome)
+            counter = self._by_outcome[outcome] = self._metrics.requests.labels(*self.names, outcome)
         counter.inc()
+
+    def count_also(self, counter: Counter, label: str) -> None:
+        """One more of *counter*, whose labels are the model and *label*."""
+        counter.labels(self.names[0], label).inc()
+        self._also.add((counter, label))
+
+    def remove(self) -> None:
+        """From the page; what another target's requests count as well begins at 0 again."""
+        metrics = self._metrics
+        for counter, label in self._also:
+            counter.remove(self.names[0], label)
+        for outcome in self._by_outcome:
+            metrics.requests.remove(*self.names, outcome)
+        metrics.duration.remove(*self.names)
+        metrics.response_headers.remove(*self.names)
+        self.answers.remove()
+
+
+def _names(router: Router, names: tuple[str, str, str]) -> bool:
+    """Whether a request that *router* routes can still count under them."""
+    model, target, pool = names
+    if pool != "none" and pool not in router.pools:
+        return False
+    route = router.routes.listed.get(model)
+    if route is None:
+        return model in ("other", "none")
+    return target == "none" or any(target == each.model for each in route.all_targets_for(model))
 
 
 def _facts(exchange: Exchange, lived_s: float) -> dict[str, Any]:
@@ -157,6 +228,10 @@ def _facts(exchange: Exchange, lived_s: float) -> dict[str, Any]:
         facts["headers_ms"] = round((exchange.answered_at - exchange.started_at) * 1e3, 3)
         if exchange.answer.served is not None:
             facts["served"] = exchange.answer.served
+    if exchange.read_result is not None:
+        facts["answer"] = exchange.read_result
+    if exchange.answer_figures is not None:
+        facts |= facts_of(exchange.answer_figures, exchange.ttft_s)
     return facts
 
 

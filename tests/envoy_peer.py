@@ -47,14 +47,18 @@ class EnvoyPeer:
         response_mode: BodyMode | int = BodyMode.NONE,
         *,
         ahead: bool = False,
+        metadata: Mapping[str, str] | None = None,
     ) -> EnvoyStream:
-        """The conversation about one HTTP request, with the body modes that Envoy was configured with."""
+        """The conversation about one HTTP request, with the body modes that Envoy was configured with.
+
+        *metadata*: of the gRPC call.
+        """
         config = pb.ProtocolConfiguration(
             request_body_mode=int(mode),
             response_body_mode=int(response_mode),
             send_body_without_waiting_for_header_response=ahead,
         )
-        return EnvoyStream(self._process(), config)
+        return EnvoyStream(self._process(metadata=tuple((metadata or {}).items())), config)
 
     def observed(self) -> EnvoyStream:
         """The same in observability mode, in which Envoy 1.40 tells no body modes."""

@@ -49,8 +49,8 @@ class Service:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
         self._writer = logs.LineWriter(self._log.fileno())
         self.metrics = Metrics(self.fleet, time.monotonic, "test")
-        telemetry = Telemetry(self.metrics, logs.configure(self._writer, "info", "json"))
-        self.processor = ExternalProcessor(self._router, telemetry, time.monotonic, rng)
+        self.telemetry = Telemetry(self.metrics, logs.configure(self._writer, "info", "json"))
+        self.processor = ExternalProcessor(self._router, self.telemetry, time.monotonic, rng)
         self.grpc = GrpcServer(self.processor, None)
         self.begun = 0
         """Streams whose first message was read: each takes the router in force then."""

@@ -94,3 +94,19 @@ async def test_a_pool_that_a_reload_brings_is_told_of_until_its_endpoints_are_kn
             await api.until(lambda: any(note.startswith("pool q: ") for note in service.app.notes()))
             await api.until(lambda: any('verbs: ["list"]' in note for note in service.app.notes()))
             assert service.app.not_ready() == []
+
+
+async def test_the_metrics_say_whether_it_is_ready_and_what_it_may_hold(tmp_path: Path) -> None:
+    async with KubeApi() as api:
+        api.fail_next(1_000_000, 401, path="/")
+        text = POOL + "\nlimits: {max_body_bytes: 1000, max_buffered_bytes: 3000}"
+        async with serving(api, text, tmp_path) as service:
+            shown = service.app.metrics.registry.get_sample_value
+            await service.line("listening")
+            assert shown("extproc_ready") == 0
+            assert shown("extproc_buffered_limit_bytes") == 3000
+    async with KubeApi() as api:
+        api.put(inference_pool("vllm"))
+        async with serving(api, POOL, tmp_path) as service:
+            await service.line("ready")
+            assert service.app.metrics.registry.get_sample_value("extproc_ready") == 1

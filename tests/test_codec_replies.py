@@ -9,6 +9,7 @@ from codec_trips import encoded
 from envoy.config.core.v3 import base_pb2 as core
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from google.protobuf import struct_pb2
 
 from extproc.protocol.messages import (
     BodyMode,
@@ -184,3 +185,51 @@ def test_a_lone_surrogate_in_a_header_is_replaced() -> None:
     reply = encoded(HeadersReply(REQUEST, Mutation(set_headers=(("a", "x\ud800y"),))))
     (header,) = reply.request_headers.response.header_mutation.set_headers
     assert header.header.raw_value == b"x?y"
+
+
+# -- figures of an answer ---------------------------------------------------------------------------------------
+
+FIGURES = {"extproc": {"total_tokens": 17, "finish_reason": "stop", "ttft_ms": 12.5}}
+
+
+def told(**fields: Any) -> pb.ProcessingResponse:
+    response = pb.ProcessingResponse(**fields)
+    response.dynamic_metadata.update(FIGURES)
+    return response
+
+
+def body(**mutation: Any) -> pb.BodyResponse:
+    return pb.BodyResponse(response=pb.CommonResponse(body_mutation=pb.BodyMutation(**mutation)))
+
+
+@pytest.mark.parametrize(
+    ("reply", "wanted"),
+    [
+        (
+            BodyReply(RESPONSE, Mutation(metadata=FIGURES)),
+            told(response_body=pb.BodyResponse(response=pb.CommonResponse())),
+        ),
+        (
+            BodyReply(RESPONSE, Mutation(metadata=FIGURES), replace=(b"a", b"b")),
+            told(response_body=body(body=b"ab")),
+        ),
+        (
+            BodyReply(RESPONSE, Mutation(metadata=FIGURES), streamed=b"a", end_of_stream=True),
+            told(
+                response_body=body(streamed_response=pb.StreamedBodyResponse(body=b"a", end_of_stream=True))
+            ),
+        ),
+        (TrailersReply(RESPONSE, FIGURES), told(response_trailers=pb.TrailersResponse())),
+    ],
+)
+def test_figures_are_metadata_beside_any_reply_and_numbers_stay_numbers(
+    reply: Reply, wanted: pb.ProcessingResponse
+) -> None:
+    assert encoded(reply) == wanted
+    fields = encoded(reply).dynamic_metadata["extproc"]
+    assert isinstance(fields, struct_pb2.Struct)
+    assert fields.fields["total_tokens"].WhichOneof("kind") == "number_value"
+
+
+def test_nothing_instead_of_a_piece_is_an_empty_body_and_not_an_untouched_one() -> None:
+    assert encoded(BodyReply(RESPONSE, replace=())) == pb.ProcessingResponse(response_body=body(body=b""))

@@ -9,7 +9,8 @@ from extproc.errors import ConfigError
 
 POOL = "pools: [{name: a, endpoints: ['127.0.0.1:1']}]\n"
 TOP_KEYS = (
-    "pools, models, default_pool, profiles, objectives, limits, trusted_headers, encoded_bodies, list_models"
+    "pools, models, default_pool, profiles, objectives, limits, trusted_headers, encoded_bodies, list_models, "
+    "responses"
 )
 NAME_RULE = "1..253 letters, digits, '.', '_' and '-', with a letter or digit at both ends"
 HEADER_RULE = "a header name (RFC 9110 token of 1..256 characters)"

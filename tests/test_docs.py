@@ -45,6 +45,7 @@ COMMANDS: dict[str, click.Command] = {
 OTHERS_FLAGS = {
     *("--type", "--since", "--timeout", "--validate", "--no-deps", "--rounds"),
     *("--metrics", "--enable-metrics", "--enable-metrics-for-all-schedulers"),
+    *("--enable-force-include-usage", "--enable-prompt-tokens-details"),
     *("--served-model-name", "--enable-lora", "--lora-modules", "--drain-time-s"),
 }
 """Of other programs."""

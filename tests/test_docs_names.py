@@ -33,6 +33,9 @@ OTHERS_WORDS = {
     ),
     *("ext_proc_error", "ext_proc_error_per-message_timeout_exceeded", "request_payload_too_large"),
     *("processing-body-mode", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"),
+    *("honor_labels", "process_virtual_memory_bytes", "python_gc_collections_total"),
+    *("python_gc_objects_collected_total", "python_gc_objects_uncollectable_total"),
+    *("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"),
 }
 """What other programs call something, where nothing in the project says it."""
 
@@ -122,7 +125,11 @@ WORD = r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)+|[a-z]+[A-Z]\w+"
 @functools.cache
 def project_words() -> frozenset[str]:
     """Of all that the project is made of but its documents and tests, in lower case."""
-    files = [path for root in ("extproc", "k8s", "envoy", "bench") for path in (ROOT / root).rglob("*.*")]
+    files = [
+        path
+        for root in ("extproc", "k8s", "envoy", "bench", "monitoring")
+        for path in (ROOT / root).rglob("*.*")
+    ]
     files += [*(ROOT / "tests/data/crds").glob("*.json"), ROOT / "Makefile", ROOT / "pyproject.toml"]
     kept = [path for path in files if path.suffix in {".py", ".yaml", ".json", ".sh", ".toml", ""}]
     text = "\n".join(path.read_text() for path in kept if path.is_file()).lower()

@@ -241,7 +241,7 @@ def test_other_answers_do_not_linger(field: Field, answer: Answered, lasted_s: f
 def test_an_answer_whose_end_was_seen_does_not_linger(field: Field) -> None:
     flight = field.fly()
     flight.answered(Answered(200, streamed=True), 100.0)
-    flight.body_ended()
+    flight.body_seen()
     assert flight.end(100.0) is False
     assert field.counts == NOBODY
 

@@ -92,6 +92,12 @@ def test_both_stages_are_the_same_slim_python_that_the_project_supports() -> Non
     assert f"Programming Language :: Python :: {version[1]}" in PROJECT["classifiers"]
 
 
+def test_the_project_is_installed_with_what_otlp_needs() -> None:
+    """Which is configured by the environment alone."""
+    (install,) = [step.words for step in BUILD if step.words[0] == "pip"]
+    assert install[-1] == ".[otlp]"
+
+
 def test_it_names_no_package_index() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert re.findall(r"index|https?://(?!')|trusted-host", text) == []
@@ -115,7 +121,7 @@ def test_every_dependency_is_pinned_within_its_range() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if "==" in line)
     names = {canonicalize_name(name): version for name, version in pins.items()}
-    for text in PROJECT["dependencies"]:
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["otlp"]]:
         wanted = Requirement(text)
         assert wanted.specifier.contains(names[canonicalize_name(wanted.name)]), text
 

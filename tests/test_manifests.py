@@ -302,7 +302,7 @@ def test_a_service_monitor_for_the_prometheus_operator() -> None:
         },
         "spec": {
             "selector": {"matchLabels": {"app.kubernetes.io/name": "extproc"}},
-            "endpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
+            "endpoints": [{"port": "http", "path": "/metrics", "interval": "15s", "honorLabels": True}],
         },
     }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from manifest_runs import GUIDE, Object, objects, of_kind
 
 import extproc.kube
 from extproc import http_server, pin
+from extproc.answer_reading import facts_of
 from extproc.cli import serve
 from extproc.config.load import parse_config
+from extproc.demo.bootstrap import ext_proc_filter, load
 from extproc.grpc_server import MAX_MESSAGE_BYTES, READINESS
 from extproc.kube.model_follower import KINDS
 from extproc.kube.pod_source import POOL_KINDS
@@ -126,13 +130,36 @@ def test_the_namespaces_are_those_that_a_decision_writes(made: list[Object]) -> 
 
 
 def test_the_access_log_prints_what_a_decision_writes(made: list[Object]) -> None:
-    settings = of_kind(made, "EnvoyProxy")["spec"]["telemetry"]["accessLog"]["settings"]
-    fields = settings[0]["format"]["json"].values()
     start = f"%DYNAMIC_METADATA({pin.NAMESPACE}:"
+    fields = access_log(made).values()
     facts = {field.removeprefix(start).removesuffix(")%") for field in fields if field.startswith(start)}
-    assert facts == {"model", "target_model", "pool", "endpoint", "mirror"}
-    source = inspect.getsource(pin._facts)
-    assert all(f'"{fact}"' in source for fact in facts)
+    of_decisions = re.findall(r'"(\w+)":|facts\["(\w+)"\]', inspect.getsource(pin._facts))
+    of_answers = re.findall(r'"(\w+)":', inspect.getsource(facts_of))
+    assert facts == {*filter(None, itertools.chain(*of_decisions)), *of_answers}
+
+
+def access_log(made: list[Object]) -> dict[str, str]:
+    """What Envoy Gateway's Envoys print."""
+    (settings,) = of_kind(made, "EnvoyProxy")["spec"]["telemetry"]["accessLog"]["settings"]
+    fields: dict[str, str] = settings["format"]["json"]
+    return fields
+
+
+WITH_FACTS = (
+    "buffered-original-dst",
+    "buffered-override-host",
+    "duplex-original-dst",
+    "duplex-override-host",
+)
+
+
+@pytest.mark.parametrize("name", [*WITH_FACTS, "envoy-gateway"])
+def test_the_bootstraps_print_the_same(made: list[Object], name: str) -> None:
+    bootstrap = load(name)
+    manager = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    (log,) = manager["access_log"]
+    ext_proc = f"%FILTER_STATE({ext_proc_filter(bootstrap)['name']}:PLAIN)%"
+    assert log["typed_config"]["log_format"] == {"json_format": access_log(made) | {"ext_proc": ext_proc}}
 
 
 def test_envoy_reads_the_header_that_we_write(made: list[Object]) -> None:

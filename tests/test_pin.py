@@ -132,3 +132,18 @@ def test_a_sticky_key_stays_even_under_a_control_name() -> None:
     headers = {"x-llm-d-user": "u", "x-llm-d-other": "o"}
     mutation = pin.mutation(decision("qwq"), headers, frozenset({"x-llm-d-user"}), None)
     assert mutation.remove_headers == ("x-llm-d-other",)
+
+
+@pytest.mark.parametrize(
+    ("headers", "plain_answer", "removed"),
+    [
+        ({"accept-encoding": "gzip"}, True, ("accept-encoding",)),
+        ({"accept-encoding": "gzip"}, False, ()),
+        ({}, True, ()),
+    ],
+)
+def test_an_answer_to_be_changed_is_asked_for_plain(
+    headers: dict[str, str], plain_answer: bool, removed: tuple[str, ...]
+) -> None:
+    mutation = pin.mutation(decision("qwq"), headers, NO_STICKY, None, plain_answer=plain_answer)
+    assert mutation.remove_headers == removed

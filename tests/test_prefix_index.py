@@ -224,6 +224,20 @@ def test_what_nobody_used_for_long_is_forgotten_and_what_is_used_stays() -> None
     assert known.match(beginnings(("x", 9))) == {"a": tokens(5), "b": tokens(7)}
 
 
+def test_its_runs_are_counted_and_those_that_were_forgotten_as_long_as_they_take_memory() -> None:
+    known = index("a", "b")
+    known.insert(beginnings(("x", 5)), "a", NOW)
+    known.insert(beginnings(("x", 5)), "b", NOW)
+    assert len(known) == 1
+    known.insert(beginnings(("x", 2), ("y", 5)), "a", NOW)  # the beginning, and two ends
+    assert len(known) == 3
+    for passed in range(1, GENERATIONS + 1):
+        known.insert(beginnings(("z", 1)), "a", NOW + passed * GENERATION_S)
+    assert len(known) == 4
+    known.insert(beginnings(("z", 1)), "a", NOW + GENERATIONS * GENERATION_S)
+    assert len(known) == 1
+
+
 def test_the_default_bound_is_within_200_megabytes() -> None:
     assert DEFAULT_MAX_BYTES <= 200e6
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from envoy.config.core.v3 import base_pb2 as core
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from ext_proc_service import (
     CHAT,
+    REQUEST_HEADERS_GO,
     RESPONSE_HEADERS_GO,
     routed_headers,
     serving,
@@ -113,3 +117,45 @@ async def test_clients_that_leave_while_they_are_being_refused_are_no_bug() -> N
         assert service.sample("extproc_internal_errors_total") == 0
         assert set(service.requests) <= {"none none none shutting_down", "none none none aborted"}
         assert sum(service.requests.values()) == 50
+
+
+class SlowToWrite:
+    """A gRPC stream of one message, whose every write waits to be let go; grpc takes one at a time."""
+
+    def __init__(self, message: bytes) -> None:
+        self.began = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.written: list[pb.ProcessingResponse] = []
+        self._messages = [message]
+        self._writing = False
+
+    def invocation_metadata(self) -> None:
+        return None
+
+    async def read(self) -> Any:
+        if not self._messages:
+            await asyncio.Event().wait()
+        return self._messages.pop()
+
+    async def write(self, data: bytes) -> None:
+        assert not self._writing
+        self._writing = True
+        self.began.set()
+        await self.go_on.wait()
+        self._writing = False
+        self.written.append(pb.ProcessingResponse.FromString(data))
+
+
+async def test_what_is_being_written_when_the_drain_ends_is_written_before_the_refusal() -> None:
+    async with serving() as (service, _):
+        headers = [core.HeaderValue(key=name, raw_value=value.encode()) for name, value in CHAT.items()]
+        begin = pb.HttpHeaders(headers=core.HeaderMap(headers=headers))
+        stream = SlowToWrite(pb.ProcessingRequest(request_headers=begin).SerializeToString())
+        process = asyncio.create_task(service.processor.process(None, stream))
+        await stream.began.wait()
+        service.processor.refuse_undecided()
+        await asyncio.sleep(0)
+        stream.go_on.set()
+        await process
+        assert stream.written == [REQUEST_HEADERS_GO, SHUTTING_DOWN]
+        assert service.requests == {"none none none shutting_down": 1}

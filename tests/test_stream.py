@@ -27,6 +27,7 @@ from stream_talk import (
     talk,
 )
 
+from extproc.protocol.chunks import MAX_CHUNK_BYTES
 from extproc.protocol.messages import (
     BodyMode,
     BodyReply,
@@ -45,7 +46,8 @@ from extproc.protocol.messages import (
     ResponseHeaders,
     TrailersReply,
 )
-from extproc.protocol.stream import MAX_CHUNK_BYTES, PARKED_PATH, ExtProcStream, Half
+from extproc.protocol.steps import Half
+from extproc.protocol.stream import PARKED_PATH, ExtProcStream
 
 # -- BUFFERED ---------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from stream_talk import (
     talk,
 )
 
+from extproc.protocol.chunks import MAX_CHUNK_BYTES
 from extproc.protocol.messages import (
     BodyMode,
     BodyReply,
@@ -47,7 +48,8 @@ from extproc.protocol.messages import (
     TrailersReply,
 )
 from extproc.protocol.observed import ObservedStream
-from extproc.protocol.stream import MAX_CHUNK_BYTES, ExtProcStream, Half
+from extproc.protocol.steps import Half
+from extproc.protocol.stream import ExtProcStream
 
 SIZES = st.one_of(
     st.integers(0, 300), st.sampled_from([MAX_CHUNK_BYTES - 1, MAX_CHUNK_BYTES, 2 * MAX_CHUNK_BYTES])

@@ -36,7 +36,8 @@ from extproc.protocol.messages import (
     ResponseTrailers,
     TrailersReply,
 )
-from extproc.protocol.stream import ExtProcStream, Half
+from extproc.protocol.steps import Half
+from extproc.protocol.stream import ExtProcStream
 
 # -- responses --------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from ..mirror import Mirror
 from ..scheduling.plugin import Seconds
 from ..scheduling.profile import DEFAULT, Profile, default_profile
 from ..tiers import Never, Spill, Tier
+from .responses import ResponsesConfig
 
 Name = Annotated[
     str,
@@ -313,6 +314,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """How a body with a content-encoding goes on whose model does not change; a changed one is always plain."""
     list_models: Literal["answer", "forward"] = "answer"
     """Whether we answer /v1/models or a model server does."""
+    responses: ResponsesConfig | None = None
+    """Absent: no answer is read."""
 
     @property
     def default_pool_name(self) -> str | None:
@@ -338,6 +341,7 @@ __all__ = [
     "ObjectiveConfig",
     "PoolConfig",
     "QueueConfig",
+    "ResponsesConfig",
     "Saturation",
     "Sticky",
     "TargetConfig",

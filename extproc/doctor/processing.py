@@ -75,6 +75,13 @@ class Processing(Struct, frozen=True):
         return flag(self.settings, "allow_mode_override") and not ahead
 
     @property
+    def shows_answers(self) -> bool:
+        """Whether the router gets to see answers' bodies, sent or asked for; tried with 1.40."""
+        if not self.sends_response_headers:
+            return False
+        return self.response_body != "NONE" or (self.allows_mode_override and not self.is_duplex)
+
+    @property
     def fails_open(self) -> bool:
         return flag(self.settings, "failure_mode_allow")
 

@@ -59,6 +59,10 @@ class Limits(Struct, frozen=True):
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
 
 
+class ResponsesValues(Struct, frozen=True):
+    percent: float = 100
+
+
 class Values(Struct, frozen=True):
     """The config in force."""
 
@@ -66,6 +70,7 @@ class Values(Struct, frozen=True):
     models: list[ModelValues] = []
     limits: Limits = Limits()
     trusted_headers: list[str] = []
+    responses: ResponsesValues | None = None
 
 
 class ConfigView(Struct, frozen=True):

@@ -63,6 +63,11 @@ class Setup(Struct, frozen=True):
         """What the router takes; its default where it could not be asked."""
         return self.router.values.limits.max_body_bytes if self.router else DEFAULT_MAX_BODY_BYTES
 
+    @property
+    def reads_answers(self) -> bool:
+        """Whether the router is configured to."""
+        return self.router is not None and self.router.values.responses is not None
+
     def clusters_of(self, route: Route) -> list[Cluster]:
         return [self.clusters[name] for name in route.clusters if name in self.clusters]
 

@@ -27,7 +27,7 @@ def extension_policy(plan: Plan, routes: list[str]) -> Object:
         "messageTimeout": Why(f"{plan.message_timeout_s}s", timeout),
         "failOpen": _fail_open(plan),
         "statusOnError": Why(503, "what clients retry; the default is 500"),
-        "processingMode": _processing_mode(),
+        "processingMode": _processing_mode(plan),
         "metadata": {
             "writableNamespaces": Why(
                 [pin.ENVOY_LB, pin.NAMESPACE], "the pick, and what the access log prints"
@@ -50,13 +50,15 @@ def _fail_open(plan: Plan) -> Why:
     return Why(False, "no request passes us by; a router that dies takes with it the answers that it counts")
 
 
-def _processing_mode() -> Object:
+def _processing_mode(plan: Plan) -> Object:
     body = "the whole body before a pod is picked; with Streamed the pick would come too late"
+    override = "an upgrade (WebSocket) has no end of body to wait for: we say so at its headers"
     served = "no body: the tokens never pass through us. With headers the stream stays open to the end of the answer"
+    if plan.config.responses is not None:
+        override += ". By it we ask for the bodies of answers that are to be read (responses)"
+        served = "no body: the answers that are to be read we ask for. With headers the stream stays open to their end"
     return {
-        "allowModeOverride": Why(
-            True, "an upgrade (WebSocket) has no end of body to wait for: we say so at its headers"
-        ),
+        "allowModeOverride": Why(True, override),
         "request": {"body": Why("Buffered", body)},
         "response": Why(
             {"attributes": ["upstream.address", "response.code_details"]},

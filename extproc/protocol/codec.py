@@ -5,8 +5,7 @@ The only module of the hot path that knows protobuf.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from envoy.config.core.v3 import base_pb2 as core
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
@@ -23,6 +22,7 @@ from .messages import (
     HeadersReply,
     ImmediateReply,
     Message,
+    Metadata,
     ModeOverride,
     Mutation,
     Pairs,
@@ -154,8 +154,8 @@ def encode(reply: Reply) -> bytes:
             return _headers_reply(phase, mutation, override)
         case BodyReply(phase, mutation, replace, streamed, end):
             return _body_reply(phase, mutation, replace, streamed, end)
-        case TrailersReply(phase):
-            return _TRAILERS[phase]
+        case TrailersReply(phase, metadata):
+            return _TRAILERS[phase] + _metadata(metadata)
         case ImmediateReply(status, headers, body, details):
             response = pb.ProcessingResponse()
             immediate = response.immediate_response
@@ -181,7 +181,7 @@ def _body_reply(
     phase: Phase, mutation: Mutation, replace: Sequence[Piece] | None, streamed: Piece | None, end: bool
 ) -> bytes:
     if streamed is not None:
-        return wire.streamed(phase, streamed, end)
+        return wire.streamed(phase, streamed, end) + _metadata(mutation.metadata)
     response = _CONTINUE_BODY[phase] if _is_empty(mutation) else _mutated_body(phase, mutation)
     return response if replace is None else wire.with_body(response, phase, replace)
 
@@ -190,6 +190,15 @@ def _mutated_body(phase: Phase, mutation: Mutation) -> bytes:
     response = pb.ProcessingResponse()
     part = response.request_body if phase is Phase.REQUEST else response.response_body
     _mutate(response, part.response, mutation)
+    return _serialised(response)
+
+
+def _metadata(metadata: Metadata) -> bytes:
+    """To put behind a serialised reply: a parser merges the two."""
+    if not metadata:
+        return b""
+    response = pb.ProcessingResponse()
+    _fill(response.dynamic_metadata, metadata)
     return _serialised(response)
 
 
@@ -235,12 +244,15 @@ def _override(mode: ProcessingMode, override: ModeOverride) -> None:
     mode.request_trailer_mode = mode.response_trailer_mode = ProcessingMode.SEND
 
 
-def _fill(struct: ProtoStruct, values: Mapping[str, Mapping[str, Any]]) -> None:
+def _fill(struct: ProtoStruct, values: Metadata) -> None:
     """Fill in place: ProtoStruct.update costs three times as much."""
     for namespace, fields in values.items():
         inner = struct.fields[namespace].struct_value
         for key, value in fields.items():
-            inner.fields[key].string_value = value
+            if isinstance(value, str):
+                inner.fields[key].string_value = value
+            else:
+                inner.fields[key].number_value = value
 
 
 def _constants(field: str, phases: Iterable[Phase] = Phase) -> dict[Phase, bytes]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -72,13 +71,16 @@ Message = RequestHeaders | RequestBody | RequestTrailers | ResponseHeaders | Res
 # -- what goes back -----------------------------------------------------------------------------------------
 
 
+Metadata = Mapping[str, Mapping[str, str | float]]
+"""Dynamic metadata: namespace to keys to values."""
+
+
 class Mutation(Struct, frozen=True):
     """What a decision does to the request besides its body."""
 
     set_headers: Pairs = ()
     remove_headers: tuple[str, ...] = ()
-    metadata: Mapping[str, Mapping[str, Any]] = {}
-    """Dynamic metadata: namespace to keys to JSON values."""
+    metadata: Metadata = {}
     clear_route_cache: bool = False
     path: str | None = None
     """A new `:path`, spelled as Envoy's headers are: one character a byte."""
@@ -112,12 +114,13 @@ class BodyReply(Struct, frozen=True):
     replace: Sequence[Piece] | None = None
     """BUFFERED: the whole new body in pieces; None leaves it as it came."""
     streamed: Piece | None = None
-    """FULL_DUPLEX_STREAMED: the next piece of the body that goes on; it comes without mutation and `replace`."""
+    """FULL_DUPLEX_STREAMED: the next piece of the body that goes on; beside it there is at most metadata."""
     end_of_stream: bool = False
 
 
 class TrailersReply(Struct, frozen=True):
     phase: Phase
+    metadata: Metadata = {}
 
 
 class ImmediateReply(Struct, frozen=True):
@@ -174,12 +177,20 @@ class ResponseStarted(Struct, frozen=True):
     end_of_stream: bool
 
 
+class ResponseChunk(Struct, frozen=True):
+    """A piece of an answer's body, where that was wanted."""
+
+    data: Piece
+    last: bool
+    """No other follows; trailers may."""
+
+
 class ResponseEnded(Struct, frozen=True):
     """The response's last byte or its trailers passed through here."""
 
 
 RequestEvent = RequestStarted | RequestChunk | RequestReady | RequestTruncated | RequestEmpty
-Event = RequestEvent | ResponseStarted | ResponseEnded
+Event = RequestEvent | ResponseStarted | ResponseChunk | ResponseEnded
 
 
 class ProtocolError(Exception):

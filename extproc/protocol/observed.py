@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .messages import BodyMode, Event, Pairs, Piece, Reply
-from .stream import ExtProcStream, Half
+from .steps import Half
+from .stream import ExtProcStream
 
 
 class ObservedStream(ExtProcStream):
@@ -32,4 +33,5 @@ class ObservedStream(ExtProcStream):
 
     def replies(self) -> Iterator[Reply]:
         self._replies, self._pieces = [], None
+        self._answer.take_replies()
         return iter(())

@@ -8,11 +8,12 @@ Source of the rules: envoy/service/ext_proc/v3/external_processor.proto, and wha
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
+from .answer_half import AnswerHalf
+from .chunks import streamed
 from .messages import (
     NO_MUTATION,
     BodyMode,
@@ -22,6 +23,7 @@ from .messages import (
     HeadersReply,
     ImmediateReply,
     Message,
+    Metadata,
     ModeOverride,
     Mutation,
     Pairs,
@@ -38,60 +40,10 @@ from .messages import (
     RequestTrailers,
     RequestTruncated,
     ResponseBody,
-    ResponseEnded,
-    ResponseHeaders,
-    ResponseStarted,
-    ResponseTrailers,
     TrailersReply,
 )
+from .steps import REQUEST_MESSAGES, REQUEST_STEPS, RESPONSE_STEPS, WHOLE_AT_ONCE, Half
 
-MAX_CHUNK_BYTES = 62_000
-"""A streamed piece of a body; Envoys exist that refuse more than 64 KiB, framing included."""
-
-
-class Half(enum.Enum):
-    """Where one direction (request or response) of the conversation stands."""
-
-    IDLE = enum.auto()
-    """Nothing seen."""
-    BODY = enum.auto()
-    """Headers seen, more to come."""
-    WHOLE = enum.auto()
-    """Request only: complete, waiting for `route` or `respond`."""
-    ECHO = enum.auto()
-    """Request only: routed at its headers, its body passes through (an upgrade in full duplex)."""
-    DONE = enum.auto()
-
-
-Steps = dict[tuple[Half, type, bool], Half]
-
-# Every legal step, one table a direction: {(half, message, end_of_stream): half}; trailers always end their
-# half.  A pair that is not here is a ProtocolError.
-REQUEST_STEPS: Steps = {
-    (Half.IDLE, RequestHeaders, False): Half.BODY,
-    (Half.IDLE, RequestHeaders, True): Half.WHOLE,
-    (Half.BODY, RequestBody, False): Half.BODY,
-    (Half.BODY, RequestBody, True): Half.WHOLE,
-    (Half.BODY, RequestTrailers, True): Half.WHOLE,
-    (Half.ECHO, RequestBody, False): Half.ECHO,
-    (Half.ECHO, RequestBody, True): Half.DONE,
-    (Half.ECHO, RequestTrailers, True): Half.DONE,
-    (Half.DONE, RequestTrailers, True): Half.DONE,
-}
-# The response half may start at any time: another filter, or Envoy itself, may answer before the request is
-# whole or routed, or without a request phase at all.
-RESPONSE_STEPS: Steps = {
-    (Half.IDLE, ResponseHeaders, False): Half.BODY,
-    (Half.IDLE, ResponseHeaders, True): Half.DONE,
-    (Half.IDLE, ResponseTrailers, True): Half.DONE,  # response headers SKIP, trailers SEND
-    (Half.BODY, ResponseBody, False): Half.BODY,
-    (Half.BODY, ResponseBody, True): Half.DONE,
-    (Half.BODY, ResponseTrailers, True): Half.DONE,
-    (Half.DONE, ResponseTrailers, True): Half.DONE,
-}
-REQUEST_MESSAGES = frozenset((RequestHeaders, RequestBody, RequestTrailers))
-WHOLE_AT_ONCE = frozenset((BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL))
-"""Modes in which the body comes as one message, and its answer as one."""
 PARKED_PATH = "extproc:waits-for-its-body"
 """What the path is until the body is answered, where else a request could go somewhere before: no slash, no route."""
 
@@ -112,7 +64,6 @@ class ExtProcStream:
 
     def __init__(self, request_mode: BodyMode, response_mode: BodyMode, *, ahead: bool = False) -> None:
         self.request = Half.IDLE
-        self.response = Half.IDLE
         self.closed = False
         """After a rejection or an error nothing may follow."""
         self.finished = False
@@ -121,12 +72,13 @@ class ExtProcStream:
         """How the body comes: BUFFERED_PARTIAL once STREAMED was overridden."""
         self.overridden = False
         """The body's mode was overridden; whether Envoy honours that will be seen."""
-        self._response_mode = response_mode
+        self._answer = AnswerHalf(response_mode)
         self._ahead = ahead
         self._headers: Headers = {}
         self._body: list[Piece] = []
         self._bodiless = False
-        self._upgrade = False
+        self.upgrade = False
+        """The request asks for an endless two-way stream."""
         self._trailers = False
         self._replies: list[Reply] = []
         self._pieces: Sequence[Piece] | None = None
@@ -142,20 +94,14 @@ class ExtProcStream:
                 return self._request_body(data, end)
             case RequestTrailers():
                 return self._request_trailers()
-            case ResponseHeaders(headers, end):
-                self._replies.append(HeadersReply(Phase.RESPONSE))
-                return ResponseStarted(headers, end)
-            case ResponseBody(data, end):
-                return self._response_body(data, end)
-            case ResponseTrailers():
-                self._replies.append(TrailersReply(Phase.RESPONSE))
-                return ResponseEnded()
+            case _:
+                return self._answer.receive(message)
 
     def _step(self, message: Message) -> bool:
         """Move one direction on; False for a message to be ignored."""
         kind, end = type(message), message.end_of_stream
         is_request = kind in REQUEST_MESSAGES
-        half, steps = (self.request, REQUEST_STEPS) if is_request else (self.response, RESPONSE_STEPS)
+        half, steps = (self.request, REQUEST_STEPS) if is_request else (self._answer.half, RESPONSE_STEPS)
         after = None if self.closed else steps.get((half, kind, end))
         if after is None:
             if not self.closed and half is Half.DONE and self._is_second_end(message):
@@ -165,24 +111,24 @@ class ExtProcStream:
         if is_request:
             self.request = after
         else:
-            self.response = after
+            self._answer.half = after
         return True
 
     def _is_second_end(self, message: Message) -> bool:
         """Envoy 1.35+ may repeat the last piece of a big full-duplex body (envoyproxy/envoy#46237)."""
         match message:
             case RequestBody(_, True):
-                had_body = self._upgrade or not self._bodiless
+                had_body = self.upgrade or not self._bodiless
                 return self.request_mode is BodyMode.FULL_DUPLEX_STREAMED and had_body
             case ResponseBody(_, True):
-                return self._response_mode is BodyMode.FULL_DUPLEX_STREAMED
+                return self._answer.mode is BodyMode.FULL_DUPLEX_STREAMED
             case _:
                 return False
 
     def _request_headers(self, headers: Headers, end: bool) -> Event:
         self._headers = headers
-        self._upgrade = not end and is_upgrade(headers)
-        if end or self._upgrade or self.request_mode is BodyMode.NONE:
+        self.upgrade = not end and is_upgrade(headers)
+        if end or self.upgrade or self.request_mode is BodyMode.NONE:
             self._bodiless, self.request = True, Half.WHOLE
             return RequestReady(headers, None)
         if self.request_mode is BodyMode.BUFFERED:
@@ -206,12 +152,12 @@ class ExtProcStream:
         override = None
         if self.request_mode is BodyMode.STREAMED:
             self.request_mode, self.overridden = BodyMode.BUFFERED_PARTIAL, True
-            override = ModeOverride(BodyMode.BUFFERED_PARTIAL, self._response_mode)
+            override = ModeOverride(BodyMode.BUFFERED_PARTIAL, self._answer.mode)
         parked = Mutation(path=PARKED_PATH, clear_route_cache=True)
         self._replies.append(HeadersReply(Phase.REQUEST, parked, override))
 
     def _request_body(self, data: Piece, end: bool) -> Event | None:
-        if self._upgrade:
+        if self.upgrade:
             self._replies.append(BodyReply(Phase.REQUEST, streamed=data, end_of_stream=end))
             return None
         if self.request_mode is BodyMode.BUFFERED_PARTIAL and not end:
@@ -234,32 +180,51 @@ class ExtProcStream:
     def _ready(self, last: Piece = b"") -> RequestReady:
         return RequestReady(self._headers, self._body, last)
 
-    def _response_body(self, data: Piece, end: bool) -> Event | None:
-        if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
-            self._replies.append(BodyReply(Phase.RESPONSE, streamed=data, end_of_stream=end))
-        else:
-            self._replies.append(BodyReply(Phase.RESPONSE))
-        return ResponseEnded() if end else None
-
     def strip(self, names: tuple[str, ...]) -> None:
         """Remove headers in the answer to the headers, where that goes out before the body is seen.
 
         If the body then turns out to be empty and trailers follow that Envoy does not send, Envoy asks nothing
         more: the request goes on with the headers as they were left here.
         """
-        if names:
-            self._remove(Phase.REQUEST, names, clear_route_cache=True)
+        for index, reply in enumerate(self._replies if names else ()):
+            if isinstance(reply, HeadersReply):
+                removed = reply.mutation.remove_headers + names
+                mutation = replace(reply.mutation, remove_headers=removed, clear_route_cache=True)
+                self._replies[index] = replace(reply, mutation=mutation)
+
+    # -- the answer, right after its `ResponseStarted` --
+
+    @property
+    def response(self) -> Half:
+        return self._answer.half
+
+    @property
+    def response_mode(self) -> BodyMode:
+        """How Envoy is configured to send the answer's body."""
+        return self._answer.mode
 
     def strip_response(self, names: tuple[str, ...]) -> None:
-        """Remove headers of the answer, right after its `ResponseStarted`."""
-        self._remove(Phase.RESPONSE, names)
+        """Remove headers of the answer."""
+        self._answer.strip(names)
 
-    def _remove(self, phase: Phase, names: tuple[str, ...], **also: bool) -> None:
-        for index, reply in enumerate(self._replies):
-            if isinstance(reply, HeadersReply) and reply.phase is phase:
-                removed = reply.mutation.remove_headers + names
-                mutation = replace(reply.mutation, remove_headers=removed, **also)
-                self._replies[index] = replace(reply, mutation=mutation)
+    def read_answer(self) -> None:
+        """The body, which Envoy sends, is wanted in `ResponseChunk`s."""
+        self._answer.read()
+
+    def ask_for_answer(self) -> None:
+        """The same where Envoy sends no body: it is told to, and does so where the operator allowed that."""
+        self._answer.ask(self.request_mode)
+
+    def go_on_with(self, pieces: Sequence[Piece]) -> None:
+        """Instead of the `ResponseChunk` told last; after `ResponseEnded`: before the trailers.
+
+        There, nothing can be put in but in FULL_DUPLEX_STREAMED: elsewhere it is dropped.
+        """
+        self._answer.go_on_with(pieces)
+
+    def tell(self, metadata: Metadata) -> None:
+        """Dynamic metadata beside the reply to the `ResponseChunk` or `ResponseEnded` told last."""
+        self._answer.tell(metadata)
 
     def route(self, mutation: Mutation = NO_MUTATION, body: Sequence[Piece] | None = None) -> None:
         """Send the request on with *mutation* and, if given, another *body* (its pieces, in order)."""
@@ -280,7 +245,7 @@ class ExtProcStream:
         self._pieces = pieces
 
     def _open_upgrade(self) -> None:
-        if not self._upgrade:
+        if not self.upgrade:
             return
         if self.request_mode is BodyMode.FULL_DUPLEX_STREAMED:
             self.request = Half.ECHO
@@ -293,25 +258,16 @@ class ExtProcStream:
         """Answer the client ourselves with HTTP *status*; ends the conversation."""
         self.closed = self.finished = True
         self.request, self._body, self._pieces = Half.DONE, [], None
+        self._answer.take_replies()
         self._replies = [ImmediateReply(status, headers, body, details)]
 
     def replies(self) -> Iterator[Reply]:
         """What to send now, in order; what is taken is gone."""
         replies, self._replies = self._replies, []
         yield from replies
+        yield from self._answer.take_replies()
         if self._pieces is not None:
             pieces, self._pieces = self._pieces, None
-            yield from self._streamed(pieces)
-
-    def _streamed(self, pieces: Sequence[Piece]) -> Iterator[Reply]:
-        """The body in pieces of at most MAX_CHUNK_BYTES; exactly one of them ends the stream, or trailers do."""
-        last = len(pieces) - 1
-        for index, piece in enumerate(pieces):
-            for start in range(0, max(len(piece), 1), MAX_CHUNK_BYTES):
-                stop = start + MAX_CHUNK_BYTES
-                whole = start == 0 and len(piece) <= MAX_CHUNK_BYTES
-                end = index == last and stop >= len(piece) and not self._trailers
-                chunk = piece if whole else piece[start:stop]
-                yield BodyReply(Phase.REQUEST, streamed=chunk, end_of_stream=end)
-        if self._trailers:
-            yield TrailersReply(Phase.REQUEST)
+            yield from streamed(Phase.REQUEST, pieces, end=not self._trailers)
+            if self._trailers:
+                yield TrailersReply(Phase.REQUEST)

@@ -15,8 +15,18 @@ from doctor_cases import (
     duplex,
     label,
     route_level,
+    values,
 )
-from doctor_pages import any_of
+from doctor_pages import Pages, Spoil, any_of
+
+
+def reads_answers(pages: Pages) -> None:
+    values(pages)["responses"] = {"percent": 5, "restore_model": False}
+
+
+def sends_answers(mode: str) -> Spoil:
+    return lambda pages: pages.mode.update(response_body_mode=mode)
+
 
 CASES: list[Trap | Fine] = [
     Trap(
@@ -96,6 +106,48 @@ CASES: list[Trap | Fine] = [
         "response_body_mode FULL_DUPLEX_STREAMED",
     ),
     Fine("response-body", lambda p: p.mode.update(response_body_mode="NONE")),
+    *(
+        Fine("response-body", also(reads_answers, duplex, sends_answers(mode)))
+        for mode in ("STREAMED", "FULL_DUPLEX_STREAMED")
+    ),
+    Trap(
+        "response-body",
+        also(reads_answers, sends_answers("BUFFERED")),
+        SERIOUS,
+        EXT_PROC,
+        "response_body_mode BUFFERED",
+    ),
+    Trap(
+        "answers-unseen",
+        reads_answers,
+        WARNING,
+        EXT_PROC,
+        "request_body_mode BUFFERED, response_body_mode NONE, override not allowed",
+    ),
+    Trap(
+        "answers-unseen",
+        also(reads_answers, duplex, lambda p: p.ext_proc.update(allow_mode_override=True)),
+        WARNING,
+        EXT_PROC,
+        "request_body_mode FULL_DUPLEX_STREAMED, response_body_mode NONE, override allowed",
+    ),
+    Trap(
+        "answers-unseen",
+        also(
+            reads_answers,
+            lambda p: p.mode.update(response_header_mode="SKIP", response_body_mode="STREAMED"),
+        ),
+        WARNING,
+        EXT_PROC,
+        "response_header_mode SKIP, request_body_mode BUFFERED, response_body_mode STREAMED, override not allowed",
+    ),
+    Fine("answers-unseen", lambda p: values(p).update(responses=None)),
+    Fine("answers-unseen", also(reads_answers, lambda p: p.ext_proc.update(allow_mode_override=True))),
+    *(
+        Fine("answers-unseen", also(reads_answers, sends_answers(mode)))
+        for mode in ("STREAMED", "BUFFERED", "BUFFERED_PARTIAL")
+    ),
+    Fine("answers-unseen", also(reads_answers, duplex, sends_answers("FULL_DUPLEX_STREAMED"))),
     Trap(
         "in-flight-counts",
         lambda p: p.info.update(version="abc/1.38.2/Clean/RELEASE/BoringSSL"),

@@ -91,12 +91,6 @@ def add_mirror(bootstrap: dict[str, Any], name: str, address: str) -> None:
     bootstrap["static_resources"]["clusters"].append(settings)
 
 
-def log_mirrors(bootstrap: dict[str, Any]) -> None:
-    manager = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    (log,) = manager["access_log"]
-    log["typed_config"]["log_format"]["json_format"]["mirror"] = "%DYNAMIC_METADATA(extproc:mirror)%"
-
-
 @contextmanager
 def refusing() -> Iterator[str]:
     """An address at which nobody listens, and nobody else can."""
@@ -137,7 +131,6 @@ async def running_mirrored(directory: Path, way: Way) -> AsyncIterator[Mirrored]
         where |= {REFUSING: exits.enter_context(refusing()), DEAF: exits.enter_context(deaf())}
         for name, address in where.items():
             add_mirror(bootstrap, name, address)
-        log_mirrors(bootstrap)
         envoy.config_file.write_text(yaml.safe_dump(bootstrap))
         await exits.enter_async_context(running(envoy))
         client = await exits.enter_async_context(client_of(envoy))

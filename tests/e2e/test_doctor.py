@@ -92,6 +92,7 @@ async def test_a_bootstrap_of_ours_has_no_trap_but_those_of_its_gateway(way: Way
                 }
                 for name, addresses in pools.items()
             ],
+            "responses": {},
         }
         flags = TLS if way in (AI_GATEWAY, ISTIO) else ()
         async with running_service(config, tmp_path, *flags) as service:
@@ -128,6 +129,7 @@ async def test_every_trap_that_a_config_can_hold_is_found(tmp_path: Path) -> Non
         ],
         "default_pool": "reasoning-pool",
         "trusted_headers": ["x_tenant"],
+        "responses": {},
     }
     envoy = Envoy("round-robin", tmp_path, pools={"p": []})
     envoy.config_file.write_text(TRAPPED.read_text())

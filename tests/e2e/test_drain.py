@@ -42,6 +42,7 @@ async def test_a_terminated_service_is_not_ready_but_goes_on_and_ends_when_all_i
         await eventually(stack.state, lambda state: state["not_ready"] == ["shutting down"])
 
         assert (await probe(stack, "/readyz"), await probe(stack, "/livez")) == (503, 200)
+        assert await stack.metric("ready") == 0
         services = ("", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor", "liveness")
         assert [await health(stack, service) for service in services] == ["NOT_SERVING"] * 3 + ["SERVING"]
         assert (await stack.chat())["served_by"]  # still accepting

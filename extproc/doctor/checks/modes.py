@@ -73,9 +73,9 @@ def response_headers_skipped(setup: Setup) -> Iterator[Found]:
     "response-body",
     Severity.WARNING,
     "Every token passes through the router",
-    "The router does not need response bodies. Streamed, they cost a message a chunk: throughput fell by 24 to "
-    "60 % (50 chunks an answer, Envoy 1.40), and a router that ends cuts answers. BUFFERED, Envoy holds a "
-    "stream back until it is complete, and answers 500 above the buffer limit.",
+    "The router does not need response bodies, unless its config has `responses`. Streamed, they cost a message a "
+    "chunk: throughput fell by 24 to 60 % (50 chunks an answer, Envoy 1.40), and a router that ends cuts answers. "
+    "BUFFERED, Envoy holds a stream back until it is complete, and answers 500 above the buffer limit.",
     Cure(
         envoy=(
             Line("ExternalProcessor", "processing_mode.response_body_mode", "NONE"),
@@ -92,13 +92,40 @@ def response_body(setup: Setup) -> Iterator[Found]:
                 continue
             case "BUFFERED" | "BUFFERED_PARTIAL":
                 severity = Severity.SERIOUS
-            case "FULL_DUPLEX_STREAMED" if processing.is_duplex:
+            case "FULL_DUPLEX_STREAMED" if processing.is_duplex and not setup.reads_answers:
                 severity = (
                     Severity.NOTE
                 )  # as AI Gateway and Istio attach a picker: theirs to choose, and counts are exact
+            case _ if setup.reads_answers:
+                continue
             case _:
                 severity = Severity.WARNING
         yield Found(f"filter {processing.filter}", f"response_body_mode {processing.response_body}", severity)
+
+
+@check(
+    "answers-unseen",
+    Severity.WARNING,
+    "The router is to read answers, and gets none",
+    "Its config has `responses`: it asks for the body of an answer by overriding the mode at the answer's headers. "
+    "Envoy neither sends bodies nor allows that here (with full duplex requests it never does): no token counts, no "
+    "client's model names in answers.",
+    Cure(
+        gateway=(Line("EnvoyExtensionPolicy", "spec.extProc[].processingMode.allowModeOverride", "true"),),
+        envoy=(Line("ExternalProcessor", "allow_mode_override", "true"),),
+        words="where requests are FullDuplexStreamed: the same for responses",
+    ),
+    needs_router=True,
+)
+def answers_unseen(setup: Setup) -> Iterator[Found]:
+    for _, processing in setup.processings:
+        if setup.reads_answers and not processing.shows_answers:
+            allowed = "allowed" if processing.allows_mode_override else "not allowed"
+            headers = "" if processing.sends_response_headers else "response_header_mode SKIP, "
+            modes = (
+                f"request_body_mode {processing.request_body}, response_body_mode {processing.response_body}"
+            )
+            yield Found(f"filter {processing.filter}", f"{headers}{modes}, override {allowed}")
 
 
 @check(
@@ -189,6 +216,7 @@ CHECKS = (
     request_headers_skipped,
     response_headers_skipped,
     response_body,
+    answers_unseen,
     in_flight_counts,
     duplex_retry,
     immediate_response,

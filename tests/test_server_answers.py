@@ -1,0 +1,313 @@
+"""Answers that are read while they pass: what Envoy is told, what is counted and logged, and what is left alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from answer_talk import (
+    DONE,
+    EVENTS,
+    GO_ON,
+    JSON,
+    NONE,
+    ONE,
+    PARTIAL,
+    POOLS,
+    READS,
+    RESTORES,
+    SERVED,
+    STREAMED,
+    TRAILERS_GO,
+    TWO,
+    USAGE,
+    WHOLE,
+    WHOLE_ANSWER,
+    asked,
+    begun,
+    line_of,
+    read,
+    routed,
+    told,
+)
+from ext_proc_service import CHAT, RESPONSE_HEADERS_GO, serving
+
+from extproc.protocol.messages import BodyMode
+
+# -- figures ----------------------------------------------------------------------------------------------------
+
+
+async def test_figures_of_a_streamed_answer_are_told_to_envoy_counted_and_logged() -> None:
+    async with serving(READS) as (service, envoy):
+        stream = await begun(envoy)
+        for chunk in (ONE, TWO, USAGE):
+            await stream.response_body(chunk)
+            assert await told(stream) == (GO_ON, {})
+        await stream.response_body(DONE)
+        reply, facts = await told(stream)
+        await stream.response_body(b"", end=True)
+        assert await told(stream) == (GO_ON, {})
+        await stream.end()
+        await service.idle()
+
+        assert reply == GO_ON
+        assert facts.pop("ttft_ms") > 0
+        assert facts.pop("time_per_token_ms") > 0
+        assert facts == {
+            "prompt_tokens": 7,
+            "cached_tokens": 4,
+            "completion_tokens": 2,
+            "total_tokens": 9,
+            "finish_reason": "length",
+        }
+        assert read(service) == {"ok": 1}
+        for kind, tokens in (("prompt", 7), ("cached", 4), ("completion", 2)):
+            assert service.sample("extproc_answer_tokens_sum", **SERVED, type=kind) == tokens
+            assert service.sample("extproc_answer_tokens_count", **SERVED, type=kind) == 1
+        reasons = {**SERVED, "finish_reason": "length"}
+        assert service.sample("extproc_answer_finish_reasons_total", **reasons) == 1
+        assert service.sample("extproc_time_to_first_token_seconds_count", **SERVED) == 1
+        assert service.sample("extproc_time_per_output_token_seconds_count", **SERVED) == 1
+        assert await line_of(service) == {
+            "answer": "ok",
+            "prompt_tokens": 7,
+            "cached_tokens": 4,
+            "completion_tokens": 2,
+            "finish_reason": "length",
+            "times": {"ttft_ms", "time_per_token_ms"},
+        }
+
+
+async def test_of_a_whole_answer_there_are_no_times() -> None:
+    async with serving(READS) as (service, envoy):
+        stream, _ = await routed(envoy)
+        await stream.response_headers(200, JSON)
+        assert await stream.reply() == asked()
+        await stream.response_body(WHOLE_ANSWER)
+        assert await told(stream) == (GO_ON, {})
+        await stream.response_body(b"", end=True)
+        usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+        assert await told(stream) == (GO_ON, {**usage, "finish_reason": "stop"})
+        await stream.end()
+        assert await line_of(service) == {
+            "answer": "ok",
+            "prompt_tokens": 7,
+            "completion_tokens": 2,
+            "finish_reason": "stop",
+        }
+        assert service.sample("extproc_time_to_first_token_seconds_count", **SERVED) is None
+
+
+async def test_figures_are_told_with_the_last_byte_of_the_length_announced() -> None:
+    """A client that goes by it may have left when Envoy tells of the end."""
+    async with serving(READS) as (service, envoy):
+        stream, _ = await routed(envoy)
+        await stream.response_headers(200, {**JSON, "content-length": str(len(WHOLE_ANSWER))})
+        assert await stream.reply() == asked()
+        for piece, facts in ((WHOLE_ANSWER[:-1], 0), (WHOLE_ANSWER[-1:], 4)):
+            await stream.response_body(piece)
+            reply, metadata = await told(stream)
+            assert (reply, len(metadata)) == (GO_ON, facts)
+        await stream.end()
+        assert (await line_of(service))["answer"] == "ok"
+
+
+@pytest.mark.parametrize("mode", [WHOLE, PARTIAL])
+async def test_of_events_that_came_in_one_piece_there_are_none_either(mode: BodyMode) -> None:
+    async with serving(READS) as (service, envoy):
+        stream = await begun(envoy, mode)
+        await stream.response_body(ONE + TWO + DONE)
+        assert await told(stream) == (GO_ON, {"finish_reason": "length"})
+        await stream.response_trailers()
+        assert await told(stream) == (TRAILERS_GO, {})
+        await stream.end()
+        assert await line_of(service) == {"answer": "no_usage", "finish_reason": "length"}
+
+
+async def test_the_first_token_is_timed_from_the_requests_headers() -> None:
+    async with serving(READS) as (service, envoy):
+        stream = await begun(envoy)
+        await stream.response_body(ONE)
+        await stream.reply()
+        await stream.end()
+        (line,) = await service.log_lines()
+    assert line["headers_ms"] <= line["ttft_ms"] <= line["duration_ms"]
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        (ONE + TWO + USAGE + DONE, "ok"),
+        (ONE + TWO + DONE, "no_usage"),
+        (ONE, "cut"),
+        (b"data: no json\n\n", "unreadable"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["end", "trailers", "client gone"])
+async def test_what_came_of_reading(body: bytes, result: str, ending: str) -> None:
+    async with serving(READS) as (service, envoy):
+        stream = await begun(envoy)
+        await stream.response_body(body)
+        await stream.reply()
+        if ending == "end":
+            await stream.response_body(b"", end=True)
+            await stream.reply()
+        elif ending == "trailers":
+            await stream.response_trailers()
+            await stream.reply()
+        await stream.end()
+        await service.idle()
+        assert read(service) == {result: 1}
+        assert service.in_flight == {}
+
+
+async def test_an_answer_that_envoy_does_not_send_is_counted_so() -> None:
+    async with serving(READS) as (service, envoy):
+        stream, _ = await routed(envoy)
+        await stream.response_headers(200, JSON)
+        assert await stream.reply() == asked()
+        await stream.end()
+        assert await line_of(service) == {"answer": "not_sent"}
+        assert read(service) == {"not_sent": 1}
+        assert service.sample("extproc_answer_tokens_count", **SERVED, type="prompt") is None
+
+
+async def test_one_of_which_nothing_comes_though_envoy_sends_bodies_was_cut() -> None:
+    async with serving(READS) as (service, envoy):
+        stream, _ = await routed(envoy, STREAMED)
+        await stream.response_headers(200, JSON)
+        assert await stream.reply() == RESPONSE_HEADERS_GO
+        await stream.end()
+        await service.idle()
+        assert read(service) == {"cut": 1}
+
+
+async def test_tokens_of_an_answer_that_was_cut_are_those_that_were_told() -> None:
+    """By servers that tell usage in every event (vLLM: continuous_usage_stats)."""
+    usage = b'"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n'
+    async with serving(READS) as (service, envoy):
+        stream = await begun(envoy)
+        await stream.response_body(ONE.removesuffix(b"}\n\n") + b"," + usage)
+        await stream.reply()
+        stream.cancel()
+        await service.idle()
+        assert read(service) == {"cut": 1}
+        assert service.sample("extproc_answer_tokens_sum", **SERVED, type="completion") == 1
+
+
+# -- which answers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "options"),
+    [
+        (400, JSON, {}),
+        (500, JSON, {}),
+        (302, JSON, {}),
+        (204, JSON, {}),
+        (206, JSON, {}),
+        (200, {"content-type": "audio/mpeg"}, {}),
+        (200, {}, {}),
+        (200, JSON, {"end": True}),
+    ],
+)
+@pytest.mark.parametrize("config", [READS, RESTORES])
+@pytest.mark.parametrize("mode", [NONE, STREAMED])
+async def test_others_are_neither_asked_for_nor_changed(
+    config: str, status: int, headers: dict[str, str], options: dict[str, bool], mode: BodyMode
+) -> None:
+    async with serving(config) as (service, envoy):
+        stream, _ = await routed(envoy, mode)
+        await stream.response_headers(status, headers, **options)
+        assert await stream.reply() == RESPONSE_HEADERS_GO
+        if mode is STREAMED and not options:
+            await stream.response_body(WHOLE_ANSWER, end=True)
+            assert await stream.reply() == GO_ON
+        await stream.end()
+        assert await line_of(service) == {}
+        assert read(service) == {}
+
+
+async def test_without_the_key_nothing_is_read_asked_for_or_counted() -> None:
+    async with serving(POOLS) as (service, envoy):
+        for mode in (NONE, STREAMED):
+            stream, _ = await routed(envoy, mode)
+            await stream.response_headers(200, JSON)
+            assert await stream.reply() == RESPONSE_HEADERS_GO
+            await stream.end()
+        await service.idle()
+        assert read(service) == {}
+
+
+async def test_answers_to_requests_that_we_did_not_route_are_not_read() -> None:
+    """Another filter's, or Envoy's own."""
+    async with serving(RESTORES) as (service, envoy):
+        stream = envoy.stream()
+        await stream.request_headers(CHAT)
+        await stream.reply()
+        await stream.response_headers(200, JSON)
+        assert await stream.reply() == RESPONSE_HEADERS_GO
+        await stream.end()
+        assert read(service) == {}
+
+
+async def test_answers_that_are_only_observed_are_not_read() -> None:
+    async with serving(RESTORES) as (service, envoy):
+        stream = envoy.observed()
+        await stream.request_headers(CHAT)
+        await stream.request_body(b'{"model":"qwq"}')
+        await stream.response_headers(200, EVENTS)
+        await stream.response_body(ONE, end=True)
+        await stream.end()
+        await service.idle()
+        assert read(service) == {}
+
+
+async def test_an_upgrade_is_not_an_answer() -> None:
+    async with serving(RESTORES) as (service, envoy):
+        stream = envoy.stream(NONE, STREAMED)
+        upgrade = {":method": "GET", ":path": "/v1/realtime", "connection": "upgrade", "upgrade": "websocket"}
+        await stream.request_headers(upgrade)
+        await stream.reply()
+        await stream.response_headers(200, JSON)
+        assert await stream.reply() == RESPONSE_HEADERS_GO
+        await stream.end()
+        assert read(service) == {}
+
+
+async def test_an_encoded_answer_is_not_read() -> None:
+    async with serving(RESTORES) as (service, envoy):
+        for mode in (NONE, STREAMED):
+            stream, _ = await routed(envoy, mode)
+            await stream.response_headers(200, {**JSON, "content-encoding": "gzip", "content-length": "9"})
+            assert await stream.reply() == RESPONSE_HEADERS_GO
+            if mode is STREAMED:
+                await stream.response_body(b"\x1f\x8b", end=True)
+                assert await stream.reply() == GO_ON
+            await stream.end()
+        await service.idle()
+        assert read(service) == {"encoded": 2}
+
+
+async def test_identity_is_no_encoding() -> None:
+    async with serving(READS) as (_, envoy):
+        stream, _ = await routed(envoy)
+        await stream.response_headers(200, {**JSON, "content-encoding": "Identity"})
+        assert await stream.reply() == asked()
+        await stream.end()
+
+
+async def test_a_share_is_drawn_and_of_the_rest_no_body_is_asked_for() -> None:
+    config, count = POOLS + "responses: {percent: 30}\n", 200
+    async with serving(config, random.Random(5)) as (service, envoy):
+        replies = []
+        for _ in range(count):
+            stream, _ = await routed(envoy, model="same")
+            await stream.response_headers(200, JSON)
+            replies.append(await stream.reply())
+            await stream.end()
+        await service.idle()
+        chosen = replies.count(asked())
+        assert replies.count(RESPONSE_HEADERS_GO) == count - chosen
+        assert 30 < chosen < 90  # 60 and less than five standard deviations
+        assert read(service) == {"not_sent": chosen}
