@@ -18,6 +18,22 @@ FIGURES = {
         Usage(37, 32, 11), "length", content_events=1, complete=True, **STREAMED
     ),
     "openai-responses.sse": Figures(Usage(37, 32, 11), "stop", content_events=4, complete=True, **STREAMED),
+    "real-vllm-chat-continuous.sse": Figures(
+        Usage(32, None, 6), "length", content_events=4, complete=True, **STREAMED
+    ),
+    "real-vllm-chat-usage.sse": Figures(
+        Usage(32, None, 6), "length", content_events=6, complete=True, **STREAMED
+    ),
+    "real-vllm-completion.sse": Figures(
+        Usage(3, None, 5), "length", content_events=4, complete=True, **STREAMED
+    ),
+    "real-vllm-messages.sse": Figures(
+        Usage(32, None, 6), "length", content_events=6, complete=True, **STREAMED
+    ),
+    "real-vllm-responses.json": Figures(Usage(18, 0, 6), "length", complete=True),
+    "real-vllm-responses.sse": Figures(
+        Usage(18, 0, 6), "length", content_events=2, complete=True, **STREAMED
+    ),
     "sim-chat-continuous.sse": Figures(
         Usage(9, None, 6), "length", content_events=2, complete=True, **STREAMED
     ),
@@ -42,6 +58,9 @@ RESTORED_NAMES = {
     "anthropic-messages-tools.sse": 1,
     "openai-responses-incomplete.sse": 2,
     "openai-responses.sse": 3,
+    "real-vllm-chat-usage.sse": 8,
+    "real-vllm-messages.sse": 1,
+    "real-vllm-responses.sse": 3,
     "vllm-chat-reasoning-tools.sse": 8,
     "vllm-chat-two-choices.sse": 7,
 }
