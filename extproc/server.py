@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-from grpc import aio
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
 from . import pin
 from .address import hints
 from .answer_headers import read_headers
 from .budget import BodyBudget
+from .call import Call, Context, PeerGone, left_alone
 from .dispatching import Dispatcher
 from .errors import Reason, Rejected
 from .exchange import Exchange
@@ -48,12 +48,6 @@ repeat the end of a body, or that somebody else's answer begins."""
 
 UNASKED_S = 0.1
 """What Envoy says unasked it has said before it could read our answer."""
-
-Context = Any  # aio.ServicerContext[bytes, bytes]; its stubs know no read() and write()
-
-
-class PeerGone(Exception):
-    """Envoy no longer listens."""
 
 
 class Overtaken(Exception):
@@ -94,25 +88,31 @@ class ExternalProcessor:
         self.shutting_down = True
         self.dispatcher.close()
         for task, conversation in self._conversations.items():
-            if conversation.exchange.undecided and not conversation.writing:
+            if conversation.exchange.undecided and not conversation.call.writing:
                 task.cancel()
 
     async def process(self, _: object, context: Context) -> None:
         """One stream, which is one HTTP request."""
+        await left_alone(self._count(Call(context)))
+
+    async def _count(self, call: Call) -> None:
         self.open_streams += 1
         try:
-            await self._serve(context)
+            answered_by_us = await self._serve(call)
         finally:
             self.open_streams -= 1
+        if answered_by_us:
+            await call.until_it_ends()
 
-    async def _serve(self, context: Context) -> None:
-        first = await context.read()
+    async def _serve(self, call: Call) -> bool:
+        """Whether we answered for the request."""
+        first = await call.read()
         if first is EOF:
-            return
+            return False
         conversation: _Conversation | None = None
         try:
             message = codec.parse(first)
-            conversation = self._begin(context, message)
+            conversation = self._begin(call, message)
             running = conversation.run(message)
             del first, message  # the stream may live for an hour
             await running
@@ -122,12 +122,13 @@ class ExternalProcessor:
             else:
                 conversation.exchange.fault = "protocol_error"
                 conversation.exchange.fault_text = str(error)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await call.context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             if conversation is not None:
                 self._end(conversation)
+        return conversation is not None and conversation.answered
 
-    def _begin(self, context: Context, first: codec.Request) -> _Conversation:
+    def _begin(self, call: Call, first: codec.Request) -> _Conversation:
         observed = codec.is_observed(first)
         stream = ObservedStream() if observed else _stream(first)
         exchange = (ObservedExchange if observed else Exchange)(
@@ -141,11 +142,11 @@ class ExternalProcessor:
             self._rng,
         )
         if self._telemetry.tracing is not None:
-            carrier = dict(context.invocation_metadata() or ())
+            carrier = dict(call.context.invocation_metadata() or ())
             exchange.tracer = functools.partial(self._telemetry.tracing.begin, carrier=carrier)
         task = asyncio.current_task()
         assert task is not None
-        conversation = self._conversations[task] = _Conversation(context, stream, exchange, task, self)
+        conversation = self._conversations[task] = _Conversation(call, stream, exchange, task, self)
         return conversation
 
     def _end(self, conversation: _Conversation) -> None:
@@ -168,7 +169,7 @@ class _Conversation:
 
     def __init__(
         self,
-        context: Context,
+        call: Call,
         stream: ExtProcStream,
         exchange: Exchange,
         task: asyncio.Task[Any],
@@ -176,15 +177,11 @@ class _Conversation:
     ) -> None:
         self.exchange = exchange
         self.task = task
-        self.writing = False
-        """Not to be cancelled now: grpc would go on with the write, and take no other beside it."""
-        self._context = context
+        self.call = call
         self._stream = stream
         self._owner = owner
         self._ahead: collections.deque[codec.Request] = collections.deque()
         """What came while the request was held."""
-        self._reading: asyncio.Task[Any] | None = None
-        """What comes next, where that was waited for then."""
 
     async def run(self, first: codec.Request) -> None:
         """Until Envoy ends the stream, or we do.  Raises ProtocolError."""
@@ -209,9 +206,11 @@ class _Conversation:
             # request through unrouted.
             if not self.exchange.settled:
                 await self._refuse(Rejected(Reason.INTERNAL_ERROR, "The router failed on this request."))
-        finally:
-            if self._reading is not None:
-                self._reading.cancel()
+
+    @property
+    def answered(self) -> bool:
+        """By us, for good or ill: Envoy has nothing more to say."""
+        return self._stream.closed
 
     async def _next(self) -> bool:
         """Handle what Envoy sends next; False where it ends the stream.
@@ -273,18 +272,17 @@ class _Conversation:
         try:
             while not called.done():
                 waits: list[asyncio.Future[Any]] = [called]
-                if len(self._ahead) < MAX_AHEAD:
-                    self._reading = self._reading or asyncio.create_task(self._receive(), name="read ahead")
-                    waits.append(self._reading)
+                reading = self.call.reading() if len(self._ahead) < MAX_AHEAD else None
+                if reading is not None:
+                    waits.append(reading)
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                if self._reading is not None and self._reading.done() and not called.done():
-                    self._look_ahead(self._reading.result())
+                if reading is not None and reading.done() and not called.done():
+                    self._look_ahead(await self.call.read())
             called.result()
         finally:
             self._owner.dispatcher.leave(exchange)
 
     def _look_ahead(self, data: Any) -> None:
-        self._reading = None
         if data is EOF:
             raise PeerGone
         message = codec.parse(data)
@@ -297,13 +295,13 @@ class _Conversation:
 
         It does where it streams; a body that it cut off is followed by nothing before we answer.
         """
-        self._reading = asyncio.create_task(self._receive(), name="read on")
-        await asyncio.wait((self._reading,), timeout=UNASKED_S)
-        return self._reading.done()
+        reading = self.call.reading()
+        await asyncio.wait((reading,), timeout=UNASKED_S)
+        return reading.done()
 
     async def _reply(self) -> None:
         for reply in self._stream.replies():
-            await self._write(codec.encode(reply))
+            await self.call.write(codec.encode(reply))
         self.exchange.sent()
 
     async def _refuse(self, rejection: Rejected) -> None:
@@ -316,25 +314,8 @@ class _Conversation:
     async def _read(self) -> codec.Request | None:
         if self._ahead:
             return self._ahead.popleft()
-        reading, self._reading = self._reading, None
-        data = await (reading or self._receive())
+        data = await self.call.read()
         return None if data is EOF else codec.parse(data)
-
-    async def _receive(self) -> Any:
-        """The bytes of the next message, or EOF."""
-        try:
-            return await self._context.read()
-        except aio.BaseError:  # what grpc raises where Envoy is gone
-            return EOF
-
-    async def _write(self, data: bytes) -> None:
-        self.writing = True
-        try:
-            await self._context.write(data)
-        except aio.BaseError as error:  # what grpc raises where Envoy, or our own server, is gone
-            raise PeerGone from error
-        finally:
-            self.writing = False
 
 
 def _stream(first: codec.Request) -> ExtProcStream:

@@ -138,6 +138,10 @@ class EnvoyStream:
         answer: pb.ProcessingResponse = reply
         return answer
 
+    async def half_close(self) -> None:
+        """Envoy says nothing more, and waits for nothing."""
+        await self._call.done_writing()
+
     async def end(self) -> None:
         """The HTTP exchange is over; asserts that nothing more comes, and that the stream ends well."""
         await self._call.done_writing()

@@ -1,0 +1,1 @@
+"""`make soak`: a service under churn for half an hour, and whether all that it held came back."""
