@@ -30,24 +30,13 @@ def start(
     found = settings.read(endpoint, env)
     if found is None:
         return None
-    _check_protos()
     try:
+        from .installed import check
+
+        check()
         from .service import Otlp
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         told = f"OTLP is configured, but {package} is not installed: pip install 'extproc[otlp]'"
         raise OtlpError(told) from error
     return Otlp(found, metrics, log, router, clock)
-
-
-def _check_protos() -> None:
-    """Envoy's protos come with old ones of OpenTelemetry's in the same files; who is installed last, wins."""
-    try:
-        from opentelemetry.proto.common.v1 import common_pb2
-    except ModuleNotFoundError:
-        return  # told where it is missed
-    if not hasattr(common_pb2, "InstrumentationScope"):
-        raise OtlpError(
-            "OTLP is configured, but xds-protos has put old files in the place of opentelemetry-proto's: "
-            "pip install --force-reinstall --no-deps opentelemetry-proto"
-        )
