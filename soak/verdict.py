@@ -12,6 +12,9 @@ from .reading import Reading, Sample
 
 LOST_BYTES = 5.0
 """A request: half of what a leak of 1 KB in 100 requests is."""
+GRPC_LOST_BYTES = 15.0
+"""A request, of these: 240 are lost with each write to a stream that Envoy had reset (grpc/grpc#43360), as a client
+left within its answer; to be taken out when grpcio frees them."""
 LOST_BLOCKS = 0.05
 """A request: 1 KB in small objects is some 10 of them, so that as much is found of those."""
 SIGMAS = 3.0
@@ -43,7 +46,7 @@ FIGURES = (
         name="rss",
         label="memory of the process, MB",
         allowed=8 * MB,
-        per_request=2 * LOST_BYTES,
+        per_request=LOST_BYTES + GRPC_LOST_BYTES,
         trend=4 * LOST_BYTES,
         unit=MB,
         why="pages that few small objects keep; the next two are exact",
@@ -52,10 +55,10 @@ FIGURES = (
         name="heap",
         label="C heap in use, MB",
         allowed=0.3 * MB,
-        per_request=LOST_BYTES,
-        trend=LOST_BYTES,
+        per_request=LOST_BYTES + GRPC_LOST_BYTES,
+        trend=LOST_BYTES + GRPC_LOST_BYTES,
         unit=MB,
-        why="tables of Python grow in steps; 5 bytes a request are less than 1 KB in 100",
+        why="tables of Python grow in steps; of what a request lost, 15 bytes are gRPC's",
     ),
     Figure(
         name="blocks",

@@ -65,7 +65,7 @@ def test_less_than_before_is_good_too() -> None:
     ("name", "value"),
     [
         ("rss", BEFORE.rss + 10 * MB),
-        ("heap", BEFORE.heap + 0.72 * MB),
+        ("heap", BEFORE.heap + 1.8 * MB),
         ("blocks", BEFORE.blocks + 7200),
         ("objects", BEFORE.objects + 1500),
         ("tasks", 52),
@@ -81,7 +81,7 @@ def test_less_than_before_is_good_too() -> None:
     ],
 )
 def test_each_figure_is_looked_at(name: str, value: float) -> None:
-    """Of memory: 1 KB lost in 100 requests, as large objects or as a hundred small ones in a thousand."""
+    """Of memory: 1 KB lost in 100 requests, as ten small objects; or 2.5 KB, as one that is large."""
     assert bad(replace(AFTER, **{name: value})) == {name}
 
 
@@ -99,8 +99,8 @@ def test_what_was_there_before_is_no_excuse_for_a_request_that_is_still_there() 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_kilobyte_lost_in_a_hundred_requests_is_seen_while_it_is_lost(seed: int) -> None:
-    assert bad(AFTER, course(seed, heap=10.0)) == {"heap"}
+def test_what_is_lost_of_the_heap_is_seen_while_it_is_lost(seed: int) -> None:
+    assert bad(AFTER, course(seed, heap=25.0)) == {"heap"}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -113,7 +113,7 @@ def test_small_objects_that_grow_more_are_seen_as_well() -> None:
 
 
 def test_a_short_course_says_nothing_of_growth() -> None:
-    assert bad(AFTER, course(heap=10.0)[:12]) == set()
+    assert bad(AFTER, course(heap=25.0)[:12]) == set()
 
 
 def test_the_slope_of_a_line_is_exact() -> None:
