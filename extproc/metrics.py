@@ -126,7 +126,18 @@ def _scraped(read: Callable[[Endpoint], float]) -> Figure:
     return lambda endpoint, now: read(endpoint) if endpoint.metrics else None
 
 
-class _EndpointCollector(Collector):
+class _FleetCollector(Collector):
+    """Gauges that are read from the fleet when somebody asks."""
+
+    def __init__(self, fleet: Fleet, clock: Callable[[], float]) -> None:
+        self._fleet = fleet
+        self._clock = clock
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
+class _EndpointCollector(_FleetCollector):
     """Gauges that need no upkeep: an endpoint that is gone has no series at the next scrape."""
 
     FIGURES: tuple[tuple[str, str, Figure], ...] = (
@@ -151,13 +162,6 @@ class _EndpointCollector(Collector):
         ("ready", "1 unless set aside.", lambda e, now: float(not e.health.is_set_aside(now))),
     )
 
-    def __init__(self, fleet: Fleet, clock: Callable[[], float]) -> None:
-        self._fleet = fleet
-        self._clock = clock
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
     def collect(self) -> Iterator[Metric]:
         now = self._clock()
         members = list(self._fleet.endpoints())
@@ -170,17 +174,10 @@ class _EndpointCollector(Collector):
             yield family
 
 
-class _PoolCollector(Collector):
+class _PoolCollector(_FleetCollector):
     """Gauges of pools, of those without endpoints, too."""
 
     STATES = ("available", "saturated", "set_aside", "cordoned")
-
-    def __init__(self, fleet: Fleet, clock: Callable[[], float]) -> None:
-        self._fleet = fleet
-        self._clock = clock
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
 
     def collect(self) -> Iterator[Metric]:
         now, router = self._clock(), self._fleet.router
@@ -242,15 +239,8 @@ class _QueueCollector(Collector):
         yield size
 
 
-class _TierCollector(Collector):
+class _TierCollector(_FleetCollector):
     """Gauges of the pools that have tiers: what an autoscaler of the last tier goes by."""
-
-    def __init__(self, fleet: Fleet, clock: Callable[[], float]) -> None:
-        self._fleet = fleet
-        self._clock = clock
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
 
     def collect(self) -> Iterator[Metric]:
         now, router = self._clock(), self._fleet.router
