@@ -36,17 +36,23 @@ RESPONSE_HEADERS = {
     "server": "uvicorn",
     "date": "Sun, 22 Nov 2026 00:00:00 GMT",
 }
+LINE = (
+    '    if route is None or not route.mirrors:  # "nobody" gets a copy\n        return None, {"model": 1}\n'
+)
+"""What prompts are made of: a line in nine has something that JSON escapes."""
 
 
 def chat(size_bytes: int) -> bytes:
-    """A chat request of about this size: one long user message, as agents send them."""
+    """A chat request of this size: one long user message, as agents send them, in words and lines."""
     request = {
         "model": "qwq",
         "messages": [{"role": "system", "content": "You are helpful."}, {"role": "user", "content": ""}],
         "stream": True,
         "temperature": 0.7,
     }
-    request["messages"][1]["content"] = "x" * (size_bytes - len(json.dumps(request)))  # type: ignore[index]
+    left = size_bytes - len(json.dumps(request))
+    text = (LINE * (left // len(LINE) + 1))[: left * len(LINE) // len(json.dumps(LINE)[1:-1])]
+    request["messages"][1]["content"] = text  # type: ignore[index]
     return json.dumps(request).encode()
 
 

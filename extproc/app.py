@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from . import __version__, config_file, logs, state, tls
+from . import __version__, allocator, config_file, logs, state, tls
 from .config import Config
 from .cordoning import Cordoning
 from .discovery import Discovery
@@ -320,6 +320,7 @@ def serve(options: Options) -> int:
         for fault in error.faults:
             print(f"{options.config}: {fault}", file=sys.stderr)
         return 1
+    allocator.keep_freed_memory(os.environ)
     writer = logs.LineWriter(sys.stderr.fileno())
     try:
         asyncio.run(_run(options, config, digest(text), writer))

@@ -58,6 +58,10 @@ class Fields(msgspec.Struct, gc=False):
 
 _DECODER: Final = msgspec.json.Decoder(Fields)
 _KEY: Final = b'"model"'
+_ESCAPE: Final = b"\\u006"
+"""m, o, d, e and l are U+0064 to U+006F: without it no key says `model` in other letters."""
+_LARGE: Final = tuple((name, b'"%b"' % name.encode()) for name in ("messages", "prompt", "input", "tools"))
+"""Most bytes of a body are in one of these."""
 _COLON: Final = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
 _ABSENT: Final = ModelFound(is_object=True)
 
@@ -163,14 +167,42 @@ def _plain_model(body: bytes, fields: Fields) -> ModelFound | None:
     value = fields.model
     if isinstance(value, msgspec.UnsetType):
         return _ABSENT
-    if b"\\u006" in body or body.count(_KEY) != 1:  # m, o, d, e and l are U+0064 to U+006F
+    key = _only_key(body, *_large_value(body, fields))
+    if key is None:
         return None
-    colon = _COLON.match(body, body.find(_KEY) + len(_KEY))
+    colon = _COLON.match(body, key + len(_KEY))
     assert colon is not None  # the only one is the key
     raw = bytes(value)
     name, unusable = name_in(raw)
     start = colon.end()
     return ModelFound(True, ((start, start + len(raw)),), (name,), unusable)
+
+
+def _only_key(body: bytes, start: int, end: int) -> int | None:
+    """Where `"model"` stands, if but once and in no other letters; from *start* to *end* it is not looked for."""
+    if body.find(_ESCAPE, 0, start) >= 0 or body.find(_ESCAPE, end) >= 0:
+        return None
+    before, after = body.count(_KEY, 0, start), body.count(_KEY, end)
+    if before + after != 1:
+        return None
+    return body.find(_KEY, 0, start) if before else body.find(_KEY, end)
+
+
+def _large_value(body: bytes, fields: Fields) -> tuple[int, int]:
+    """(start, end) of a whole value, best the largest: no key of the top level is in it.
+
+    In valid JSON a value follows wherever a quoted name and a colon stand, be it on another level.
+    """
+    largest, key = memoryview(b""), b""
+    for name, quoted in _LARGE:
+        value = getattr(fields, name)
+        if isinstance(value, msgspec.Raw) and len(raw := memoryview(value)) > len(largest):
+            largest, key = raw, quoted
+    found = body.find(key)
+    colon = _COLON.match(body, found + len(key)) if found >= 0 else None
+    if colon is None or not body.startswith(largest, colon.end()):
+        return 0, 0
+    return colon.end(), colon.end() + len(largest)
 
 
 def encode_name(name: str) -> bytes:

@@ -35,8 +35,9 @@ BYTES_PER_ID: Final = 6
 """Of a list of token ids, to begin with: five digits and a comma."""
 
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\\"  # `\/` and `\n` too
-_BLOB_MARKS: Final = (b";base64,", b'"data"')
-"""One stands before a blob: in data URLs; in OpenAI's `input_audio` and Anthropic's `source`."""
+_BLOB_MARKS: Final = ((b";", b";base64,"), (b'"', b'"data"'))
+"""(its first byte, which is sooner found, a mark); one stands before a blob: in data URLs; in OpenAI's `input_audio`
+and Anthropic's `source`."""
 
 
 class PromptText:
@@ -89,7 +90,7 @@ class PromptText:
         if self._blob is not None:
             return True
         before = window[max(0, at - BLOCK_BYTES - SAMPLE_BYTES) : at] if at else self._before
-        return any(mark in before for mark in _BLOB_MARKS)
+        return any(first in before and mark in before for first, mark in _BLOB_MARKS)
 
     def _end_blob(self) -> None:
         assert self._blob is not None

@@ -64,6 +64,17 @@ def chat(length: int) -> bytes:
 @example(b'{"mod\\u0065l":"a"}')
 @example(b'{"x":"model"}')
 @example(b'{"x":{"model":1},"model":2}')
+@example(b'{"messages":{"model":1},"model":2}')
+@example(b'{"messages":{"model":1},"model":2,"messages":{"model":1}}')
+@example(b'{"messages":[{"model":1}],"model":2,"messages":[]}')
+@example(b'{"x":{"messages":{"model":1}},"model":2,"messages":{"model":1}}')
+@example(b'{"messages":"\\u006dodel","model":"a"}')
+@example(b'{"messages":"messages","\\u006dodel":"a","model":"b"}')
+@example(b'{"x":"messages","messages" : ["\\"model\\":"],"model":"b"}')
+@example(b'{"x":{"messages":1},"model":2,"messages":["' + b"x" * 20 + b'"],"model":3}')
+@example(b'{"\\u006dodel":"a","model":"b","messages":["x"]}')
+@example(b'{"prompt":"","messages":[1,2],"model":"b"}')
+@example(b'{"a\\"messages":{"model":1},"messages":{"model":1},"model":"b"}')
 @example(b'{"x":"\xff","model":2}')
 @example(b'{"x":"\\ud800","model":2}')
 @example(b'{"model":"' + b"x" * 2000 + b'"}')
@@ -119,6 +130,14 @@ def test_big_bodies_give_way_by_their_size(text, chunk):
 def test_texts_that_take_many_steps_give_way_more_often():
     text = b"[" + b"[[[[[0]]]]]," * 50_000 + b"1]"
     assert Read([text]).turns_fed > 3 * len(text) / WORK_BYTES
+
+
+@pytest.mark.parametrize("said", ['{"model": "other"}', '"\\u006dodel"', '"\\"model\\": 1"'])
+def test_what_a_prompt_says_of_models_leaves_its_body_plain(said):
+    body = f'{{"messages": [{"0, " * 9000}{said}], "model": "qwq"}}'.encode()
+    read = Read([body])
+    assert read.found.names == ("qwq",)
+    assert read.turns_finished == 0
 
 
 def test_small_bodies_that_are_not_plain_give_way_at_the_end():

@@ -1,0 +1,65 @@
+"""Memory that a body leaves is kept for the next one; a large one's is the kernel's again."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from extproc.allocator import APART_BYTES, keep_freed_memory
+
+ROUNDS = 50
+COPIES = 4
+"""Of a body, while it is received, read, rewritten and sent."""
+USUAL_BYTES = 220_000
+PAGE_BYTES = resource.getpagesize()
+
+FAULTS = f"""
+import os, resource, sys
+from extproc.allocator import keep_freed_memory
+size = int(sys.argv[1])
+told = keep_freed_memory({{}}) if sys.argv[2] == "told" else None
+bytes(size)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range({ROUNDS}):
+    [bytearray(b"x") * size for _ in range({COPIES})]
+print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(size: int, told: str) -> tuple[str, int]:
+    """(what `keep_freed_memory` answered, page faults of ROUNDS times COPIES blocks of *size* bytes)."""
+    run = subprocess.run(
+        [sys.executable, "-c", FAULTS, str(size), told],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    answer, count = run.stdout.split()
+    return answer, int(count)
+
+
+@pytest.fixture(autouse=True)
+def _glibc_only():
+    if sys.platform != "linux" or faults(1, "told")[0] != "True":
+        pytest.skip("glibc only")
+
+
+def test_what_a_usual_body_leaves_is_used_for_the_next_one():
+    told, count = faults(USUAL_BYTES, "told")
+    assert told == "True"
+    assert count <= 2 * COPIES * USUAL_BYTES // PAGE_BYTES
+    assert faults(USUAL_BYTES, "untold")[1] > 10 * count
+
+
+def test_what_a_large_one_leaves_is_given_back_each_time():
+    _, count = faults(2 * APART_BYTES, "told")
+    assert count >= ROUNDS * COPIES * 2 * APART_BYTES // PAGE_BYTES
+
+
+@pytest.mark.parametrize(
+    "name", ["MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"]
+)
+def test_what_the_operator_says_of_memory_stands(name):
+    assert keep_freed_memory({"PATH": "/bin", name: "1"}) is False
