@@ -132,6 +132,34 @@ def _commands() -> Iterator[tuple[str, list[str]]]:
                     yield f"{where}: {found[1]}", _words(found[1])
 
 
+README_FILES = {
+    "router.yaml": next(block.text for block in YAML if block.page == "README.md"),
+    "typo.yaml": """
+        pools: [{name: a, endpoints: ["10.0.0.1:8000"]}]
+        profiles: [{name: mine, scorers: [{type: qeue}]}]
+    """,
+    "name.yaml": """
+        pools: [{name: a, endpoints: [{address: 10.0.0.1:8000}, {address: "vllm-0:8000"}]}]
+    """,
+}
+
+
+def _shown_checks() -> dict[str, str]:
+    """By file, what README shows for `extproc check` of it."""
+    shown = "\n".join(b.text for b in BLOCKS if b.page == "README.md" and b.language == "console")
+    return dict(re.findall(r"^\$ extproc check (\S+)\n([^$].*)$", shown, re.MULTILINE))
+
+
+def test_what_readme_shows_of_check_is_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in README_FILES.items():
+        Path(name).write_text(text)
+    printed = {name: CliRunner().invoke(cli.cli, ["check", name]).output.strip() for name in README_FILES}
+    assert _shown_checks() == printed
+
+
 def _words(line: str) -> list[str]:
     """Up to a pipe, a redirection or a comment."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)

@@ -33,6 +33,10 @@ def listed(*metas: Meta, version: int | str = 100) -> Known:
         ("abc", "9", True),
         ("abc", "abc", False),
         ("1", "", True),
+        ("9", "010", False),
+        ("10", "009", True),
+        ("007", "7", False),
+        pytest.param("1" * 5000, "9", True, id="more digits than int takes"),
     ],
 )
 def test_versions_are_numbers_or_else_only_equal_or_not(version: str, than: str, expected: bool) -> None:

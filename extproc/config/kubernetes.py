@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from msgspec import UNSET
 
 from ..errors import Fault
+from ..label_syntax import is_key, is_value
 from .schema import KubernetesConfig, PoolConfig
 
 MAX_PORT = 65535
@@ -20,8 +21,6 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 """Names of namespaces and Services."""
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
 """An IANA_SVC_NAME: not only digits."""
-_QUALIFIED = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?\Z")
-_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?\Z")
 
 
 def check_source(pool: PoolConfig, path: str) -> Iterator[Fault]:
@@ -72,15 +71,14 @@ def _selector(source: KubernetesConfig, path: str) -> Iterator[Fault]:
         yield Fault(path, "empty; it would select every pod of the namespace, name at least one label")
     for key, value in source.selector.items():
         yield from _label_key(key, path)
-        if len(value) > 63 or not _VALUE.match(value):
+        if not is_value(value):
             yield Fault(f"{path}.{key}", f"{value!r} is no label value of at most 63 letters, digits, '-_.'")
     if source.port is None:
         yield Fault(f"{path.removesuffix('.selector')}.port", "missing; a selector needs the pods' port")
 
 
 def _label_key(key: str, path: str) -> Iterator[Fault]:
-    name = key.rpartition("/")[2]
-    if len(name) > 63 or len(key) > 317 or not _QUALIFIED.match(key):
+    if not is_key(key):
         yield Fault(path, f"{key!r} is no label key; expected [prefix/]name, the name of 1..63 characters")
 
 

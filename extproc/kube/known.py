@@ -22,8 +22,14 @@ Key = tuple[str, str]
 def newer(version: str, than: str) -> bool:
     """Whether a change of *version* came after *than*."""
     if version.isdecimal() and than.isdecimal():
-        return int(version) > int(than)
+        return _size(version) > _size(than)
     return version != than
+
+
+def _size(version: str) -> tuple[int, str]:
+    """What orders decimal numbers of any length; `int` refuses those of more than 4,300 digits."""
+    digits = version.lstrip("0")
+    return len(digits), digits
 
 
 class Known:

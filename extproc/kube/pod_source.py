@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
+from ..label_syntax import is_key, is_value
 from .membership import is_port
 from .objects import InferencePool, InferencePoolV1, InferencePoolV1Alpha1, InferencePoolV1Alpha2
 
@@ -16,10 +16,6 @@ POOL_KINDS: dict[tuple[str, str], type[InferencePool]] = {
     ("inference.networking.x-k8s.io", "v1alpha1"): InferencePoolV1Alpha1,
 }
 """By API group and version.  Where several have a pool of the same name, the first one counts."""
-
-_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_KEY = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_NAME}")
-_VALUE = re.compile(rf"({_NAME})?")
 
 
 class PodSource(Struct, frozen=True):
@@ -59,9 +55,9 @@ def selector_problem(selector: Mapping[str, str]) -> str | None:
     if not selector:
         return "its selector is empty, which selects nothing"
     for key, value in sorted(selector.items()):
-        if not _KEY.fullmatch(key):
+        if not is_key(key):
             return f"its selector has {key[:80]!r}, which is no label name"
-        if not _VALUE.fullmatch(value):
+        if not is_value(value):
             return f"its selector has {key}: {value[:80]!r}, which is no label value"
     return None
 
