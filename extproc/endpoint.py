@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from . import address as addresses
 from .engine_metrics import EngineMetrics
+from .engines import Page
 from .health import Health
 from .load_report import LoadReport
 from .speed import StepTime
@@ -58,6 +59,7 @@ class Endpoint:
         "max_loras",
         "metrics",
         "models",
+        "page",
         "queue_fresh_until",
         "reported_at",
         "requests",
@@ -72,6 +74,7 @@ class Endpoint:
         "traffic",
         "tried",
         "uid",
+        "unread_since",
         "waiting",
         "waiting_loras",
     )
@@ -113,8 +116,12 @@ class Endpoint:
         """Requests that we ever sent here."""
         self.models: tuple[str, ...] = ()
         """What its /v1/models lists."""
+        self.page: Page | None = None
+        """What is scraped of it; None: nothing."""
         self.tried = False
         """Whether a scrape has succeeded or failed yet."""
+        self.unread_since: float | None = None
+        """When a scrape first failed, before the page was ever read."""
         self.scraped_at = NEVER
         self.fresh_until = NEVER
         """Until when the scraped figures count as knowledge."""
@@ -149,8 +156,12 @@ class Endpoint:
         max_age_s: float,
         max_in_flight: int | None = None,
         cordoned: Cordon | None = None,
+        page: Page | None = None,
     ) -> None:
-        """Take over what a (re)loaded config says."""
+        """Take over what a (re)loaded config says; where another *page* is read than before, that begins anew."""
+        if page != self.page:
+            self.page = page
+            self._forget_scrapes()
         self.labels = dict(labels)
         self.max_in_flight = math.inf if max_in_flight is None else max_in_flight
         self.cordoned = cordoned
@@ -158,6 +169,20 @@ class Endpoint:
         self.queue_fresh_until += max_age_s - self._max_age_s
         self.kv_fresh_until += max_age_s - self._max_age_s
         self._max_age_s = max_age_s
+
+    def _forget_scrapes(self) -> None:
+        """What they told is of a page that is not read any more: it would grow old, or be taken for the next one's."""
+        self.metrics, self.tried, self._report, self.unread_since = None, False, LoadReport(), None
+        self.scraped_at = self.fresh_until = self.queue_fresh_until = self.kv_fresh_until = NEVER
+        self.reported_at = NEVER
+        self.waiting = self.running = self.external = self.max_loras = self.in_flight_at_scrape = 0
+        self.kv_usage, self.running_loras, self.waiting_loras = 0.0, NO_LORAS, NO_LORAS
+        self.allowance = MAX_ALLOWANCE
+        self.step_time, self.token_s, self.slowness = StepTime(), UNKNOWN_TOKEN_S, 1.0
+        self.traffic = Traffic(self.requests - self.in_flight)
+        self.backlog.rate = self.backlog.others = 0.0
+        if self.page is None:
+            self.health.reachable()  # no scrape will end a pause that a scrape began
 
     def observe(self, metrics: EngineMetrics, now: float, asked_at: float = math.inf) -> None:
         """Take over a scrape that was answered just now, and asked for at *asked_at*.
@@ -207,6 +232,23 @@ class Endpoint:
         self.step_time.measure(before, metrics, elapsed_s)
         self.traffic.measure(before, metrics, self.requests - self.in_flight, elapsed_s)
         self.backlog.rate = self.step_time.prefill_rate
+
+    def unreadable(self, now: float) -> None:
+        """A scrape failed."""
+        self.tried = True
+        if self.metrics is None and self.unread_since is None:
+            self.unread_since = now
+
+    def unused(self) -> None:
+        """Its page was answered, and tells nothing yet, as it has had no request."""
+        if self.metrics is not None:  # it was restarted
+            self._forget_scrapes()
+        self.tried, self.unread_since = True, None
+
+    def figures_age(self, now: float) -> float | None:
+        """Seconds since its page was read, or of one that never was since it first failed; None: it tells nothing."""
+        since = self.scraped_at if self.metrics else self.unread_since
+        return None if since is None else now - since
 
     def is_fresh(self, now: float) -> bool:
         return self.fresh_until > now

@@ -65,6 +65,8 @@ class MetricNames(msgspec.Struct, frozen=True, kw_only=True):
     requests_finished_total: tuple[str, ...] = ()
     prefix_cache_hits_total: tuple[str, ...] = ()
     iterations_total: tuple[str, ...] = ()
+    from_first_request: bool = False
+    """Its page has no lines of them before a request has ended."""
     labels: SeriesLabels = SeriesLabels()
 
 
@@ -103,6 +105,10 @@ class EngineMetrics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Iterations of the engine since the server's start; None: unknown."""
 
 
+class UnusedError(MetricsError):
+    """The page tells nothing yet, as the server has had no request: no fault, and nothing is known."""
+
+
 def fell(before: float | None, after: float | None) -> bool:
     """Whether a counter began anew: the server was restarted."""
     return before is not None and after is not None and after < before
@@ -112,9 +118,12 @@ def parse(page: bytes, names: MetricNames) -> EngineMetrics:
     """Read a metrics page.
 
     Raises MetricsError where the waiting or running requests are missing, or where they or the cache usage
-    make no sense; everything else is left at its default where it is missing or makes no sense.
+    make no sense; UnusedError where they are missing as they may be; everything else is left at its default where it
+    is missing or makes no sense.
     """
     lines = wanted_lines(page, _selectors(names))
+    if names.from_first_request and _is_unused(page, lines, names):
+        raise UnusedError("it has had no request yet, and tells nothing before")
     if names.labels.copies or names.labels.parts:
         lines = _without_repetitions(lines, names.labels)
     running_loras, waiting_loras, max_loras = _loras(first(lines, names.lora_requests_info))
@@ -156,6 +165,16 @@ def _without_repetitions(lines: Lines, labels: SeriesLabels) -> Lines:
         else found
         for selector, found in lines.items()
     }
+
+
+def _is_unused(page: bytes, lines: Lines, names: MetricNames) -> bool:
+    """Whether the metrics are declared, and no request was counted.
+
+    One that ended, with nothing told of the queue, is a server that was started without what makes it tell.
+    """
+    told = (names.waiting, names.running, names.requests_finished_total)
+    declared = (b"# TYPE %s " % name.encode() in page for name in (*names.waiting, *names.running))
+    return not any(first(lines, each) for each in told) and all(declared)
 
 
 def _requests(lines: Lines, selectors: tuple[str, ...]) -> int:

@@ -22,6 +22,14 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it can send the needed metrics only (`?name[]=…`)."""
 
 
+class Page(msgspec.Struct, frozen=True):
+    """What is read of a model server: which of its pages, and by whose names."""
+
+    names: MetricNames
+    port: int
+    path: str
+
+
 # vLLM 0.32, https://docs.vllm.ai/en/v0.32.0/usage/metrics/, and pages recorded from one.
 VLLM = MetricNames(
     waiting=("vllm:num_requests_waiting",),
@@ -66,7 +74,8 @@ SGLANG = MetricNames(
 # TensorRT-LLM's trtllm-serve.  Path: https://nvidia.github.io/TensorRT-LLM/latest/examples/prometheus_metrics.html;
 # names: its tensorrt_llm/metrics/collector.py of 1.3, in the comment at the top and `log_iteration_stats`.  They need
 # `enable_iter_perf_stats: true`, the token counters `return_perf_metrics: true`; a gauge is missing until it was first
-# set.  (/metrics is JSON of iterations that each reader takes away from the others.)  Nothing tells of adapters.
+# set, when the first request has ended.  (/metrics is JSON of iterations that each reader takes away from the others.)
+# Nothing tells of adapters.
 TRTLLM = MetricNames(
     waiting=("trtllm_num_requests_waiting",),
     running=("trtllm_num_requests_running",),
@@ -77,6 +86,7 @@ TRTLLM = MetricNames(
     generation_tokens_total=("trtllm_generation_tokens_total",),
     requests_finished_total=("trtllm_request_success_total",),
     prefix_cache_hits_total=("trtllm_prompt_cached_tokens_total",),
+    from_first_request=True,
 )
 
 # Triton's TensorRT-LLM backend: "Triton Metrics" in the README of triton-inference-server/tensorrtllm_backend (main,

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakSet
 
 from . import address as addresses
-from .config.schema import Config, PoolConfig
+from .config.schema import Config, MetricsConfig, PoolConfig
 from .endpoint import Cordon, Endpoint
 from .engine_metrics import EngineMetrics
+from .engines import ENGINES, Page
 from .health import Failure
 from .member import Member
 from .pool import Pool
@@ -50,7 +51,7 @@ class Fleet:
     def apply(self, config: Config, loaded_at: float = 0.0) -> Router:
         """Put *config* in force, at *loaded_at* seconds since the epoch.
 
-        Endpoints that it names again keep their counts, figures and health.
+        Endpoints that it names again keep their counts and health, and their figures where the same page is read.
         """
         endpoints: dict[_Key, Endpoint] = {}
         pools: dict[str, Pool] = {}
@@ -63,6 +64,8 @@ class Fleet:
                 self._superseded.setdefault(before.name, WeakSet()).add(before)
             pool = pools[pool_config.name] = Pool(pool_config.name, found.values(), before)
             pool.load_reports = pool_config.metrics.orca
+            if before is not None and _reads_otherwise(pool, self._configs[pool.name].metrics):
+                pool.forget_scrapes()
             if pool.restricted:
                 self._restrict(pool)
             endpoints.update(found)
@@ -140,8 +143,9 @@ class Fleet:
         departed, _ = self._departed.get(key, (None, 0.0))
         endpoint = self._endpoints.get(key) or departed or Endpoint(member.address, uid=member.uid)
         most = pool.max_in_flight if member.max_in_flight is None else member.max_in_flight
-        endpoint.configure(member.labels, pool.metrics.max_age_s, most, self._cordon_of(member))
-        if pool.metrics.engine == "none":
+        page = _page(pool.metrics, member.address)
+        endpoint.configure(member.labels, pool.metrics.max_age_s, most, self._cordon_of(member), page)
+        if page is None:
             endpoint.tried = True  # there is nothing to wait for
         return endpoint
 
@@ -223,25 +227,50 @@ class Fleet:
         """The endpoints at *address*: one a pool that names it."""
         return self._by_address.get(address, [])
 
-    def scraped(self, address: str, metrics: EngineMetrics, now: float, asked_at: float = math.inf) -> None:
-        """The metrics page at *address*, asked for at *asked_at*, was read just now."""
-        for pool, endpoint in self.at(address):
+    def readers(self, address: str, page: Page | None) -> list[tuple[Pool, Endpoint]]:
+        """The endpoints at *address* of which *page* is read; None: any."""
+        found = self.at(address)
+        return found if page is None else [each for each in found if each[1].page == page]
+
+    def scraped(
+        self,
+        address: str,
+        metrics: EngineMetrics,
+        now: float,
+        asked_at: float = math.inf,
+        page: Page | None = None,
+    ) -> None:
+        """*page* of *address*, asked for at *asked_at*, was read just now.
+
+        Who is to be read otherwise, or no more, since it was asked for, hears nothing of it.
+        """
+        for pool, endpoint in self.readers(address, page):
             before = endpoint.metrics
             endpoint.observe(metrics, now, asked_at)
             pool.observed(endpoint, before)
             endpoint.health.reachable()
 
-    def scrape_failed(self, address: str, *, refused: bool, now: float) -> list[tuple[Pool, Endpoint, float]]:
+    def scrape_failed(
+        self, address: str, *, refused: bool, now: float, page: Page | None = None
+    ) -> list[tuple[Pool, Endpoint, float]]:
         """It could not be read; *refused*: by the port that serves requests.
 
         Answers (pool, endpoint, pause in seconds) for those that are set aside for it.
         """
         aside = []
-        for pool, endpoint in self.at(address):
-            endpoint.tried = True
+        for pool, endpoint in self.readers(address, page):
+            endpoint.unreadable(now)
             if refused and (pause_s := pool.failed(endpoint, Failure.SCRAPE_REFUSED, now)) is not None:
                 aside.append((pool, endpoint, pause_s))
         return aside
+
+    def unused(self, address: str, page: Page | None = None) -> None:
+        """It was answered, and tells nothing before the first request."""
+        for pool, endpoint in self.readers(address, page):
+            if endpoint.metrics is not None:
+                pool.index.forget(endpoint)
+            endpoint.unused()
+            endpoint.health.reachable()
 
     def not_tried(self) -> list[str]:
         """Addresses that no scrape has reached or failed to reach yet; readiness waits for them."""
@@ -250,6 +279,20 @@ class Fleet:
 
 def _key(pool: str, member: Member) -> _Key:
     return pool, member.address, member.uid
+
+
+def _page(metrics: MetricsConfig, address: str) -> Page | None:
+    """What is scraped of the endpoint at *address*; None: nothing."""
+    if metrics.engine == "none":
+        return None
+    engine = ENGINES[metrics.engine]
+    port = metrics.port or int(address.rpartition(":")[2])  # to parse it anew takes ten times as long
+    return Page(engine.names, port, metrics.path or engine.path)
+
+
+def _reads_otherwise(pool: Pool, before: MetricsConfig) -> bool:
+    """Whether an endpoint of *pool* has another page read than *before* says, or none."""
+    return any(endpoint.page != _page(before, endpoint.address) for endpoint in pool.endpoints)
 
 
 def _by_identity(members: Sequence[Member]) -> dict[int, Member]:

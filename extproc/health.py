@@ -15,6 +15,9 @@ BASE_PAUSE_S = 5.0
 """The first pause, about what a readiness probe needs to notice; doubled with each that follows."""
 MAX_PAUSE_S = 300.0
 """So that a repaired endpoint is found again within minutes."""
+RECENT_S = 60.0
+"""Failures that are older say nothing of now: where the port is closed scrapes tell every few seconds, and else no
+request came since that could have gone well."""
 
 
 class Failure(enum.Enum):
@@ -31,13 +34,15 @@ class Failure(enum.Enum):
 class Health:
     """Consecutive failures of one endpoint, and until when it is set aside."""
 
-    __slots__ = ("cause", "failures", "pauses", "refused_scrapes", "set_aside_until")
+    __slots__ = ("cause", "failed_at", "failures", "pauses", "refused_scrapes", "set_aside_until")
 
     def __init__(self) -> None:
         self.failures = 0
         """Of requests, in a row."""
         self.refused_scrapes = 0
         """In a row."""
+        self.failed_at = float("-inf")
+        """The last time."""
         self.pauses = 0
         """In a row without a success between them; decides how long the next is."""
         self.set_aside_until = float("-inf")
@@ -51,6 +56,14 @@ class Health:
 
     def is_set_aside(self, now: float) -> bool:
         return self.set_aside_until > now
+
+    def is_failing(self, now: float) -> bool:
+        """It failed often enough to be set aside, and requests go there all the same.
+
+        As the last chance of its pool, or since its pause is over; until a success, or until nothing was heard of it.
+        """
+        lately = now < max(self.failed_at, self.set_aside_until) + RECENT_S
+        return lately and self.in_a_row >= FAILURES and not self.is_set_aside(now)
 
     def succeeded(self) -> None:
         """It served a request."""
@@ -70,6 +83,7 @@ class Health:
             self.refused_scrapes += 1
         else:
             self.failures += 1
+        self.failed_at = now
         return self.in_a_row >= FAILURES and not self.is_set_aside(now)
 
     def set_aside(self, now: float, cause: Failure) -> float:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Failure = Literal["timeout", "refused", "http_status", "too_large", "invalid", "other"]
-"""Why there is no page: the closed set that metrics use as a label."""
+Failure = Literal["timeout", "refused", "http_status", "too_large", "invalid", "empty", "other"]
+"""Why there are no figures: the closed set that metrics use as a label.  `empty`: the server has had no request yet."""
 
 MAX_HEAD_BYTES = 16 * 1024
 """Status line and headers: model servers send 200 bytes, what proxies add is held to 8 KiB by most servers."""

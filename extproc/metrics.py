@@ -88,6 +88,11 @@ class Metrics:
             "endpoints_set_aside", "Times an endpoint was set aside for failing.", ["pool", "cause"]
         )
         self.answers = AnswerMetrics(counter, histogram)
+        self._of_pools: tuple[Counter, ...] = (
+            *(self.scrapes, self.pin_misses, self.load_reports, self.tier_requests, self.unknown_profiles),
+            *(self.queue_dispatches, self.set_aside, self.answers.read),
+        )
+        """That are told apart by pools, and by no model."""
         self.internal_errors: Counter = counter("internal_errors", "Faults of ours, each with a traceback.")
         self.http_denied: Counter = counter(
             "http_requests_denied", "Requests to the HTTP port that showed no valid token."
@@ -113,6 +118,20 @@ class Metrics:
         self.registry.register(_TierCollector(fleet, clock))
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.GCCollector(registry=self.registry)
+
+    def pools(self) -> set[str]:
+        """Of which something was counted."""
+        return {
+            sample.labels["pool"]
+            for metric in self._of_pools
+            for family in metric.collect()
+            for sample in family.samples
+        }
+
+    def forget_pool(self, pool: str) -> None:
+        """Drop its series from the page, but for those of its models."""
+        for metric in (*self._of_pools, self.queue_wait):
+            metric.remove_by_labels({"pool": pool})
 
     def show_queues(self, lobby: Lobby[Any]) -> None:
         """Add the gauges of who waits there."""
@@ -151,15 +170,19 @@ class _EndpointCollector(_FleetCollector):
         ),
         (
             "metrics_age_seconds",
-            "Since its last successful scrape.",
-            lambda e, now: now - e.scraped_at if e.metrics else None,
+            "Since its last successful scrape; without one, since the first that failed.",
+            lambda e, now: e.figures_age(now),
         ),
         (
             "cordoned",
             "1 while the operator lets it have no new request.",
             lambda e, now: float(bool(e.cordoned)),
         ),
-        ("ready", "1 unless set aside.", lambda e, now: float(not e.health.is_set_aside(now))),
+        (
+            "ready",
+            "1 unless it fails: set aside, or kept as its pool's last chance.",
+            lambda e, now: float(not (e.health.is_set_aside(now) or e.health.is_failing(now))),
+        ),
     )
 
     def collect(self) -> Iterator[Metric]:
@@ -177,7 +200,7 @@ class _EndpointCollector(_FleetCollector):
 class _PoolCollector(_FleetCollector):
     """Gauges of pools, of those without endpoints, too."""
 
-    STATES = ("available", "saturated", "set_aside", "cordoned")
+    STATES = ("available", "saturated", "failing", "set_aside", "cordoned")
 
     def collect(self) -> Iterator[Metric]:
         now, router = self._clock(), self._fleet.router
@@ -209,6 +232,8 @@ def _state(endpoint: Endpoint, limits: Saturation, now: float) -> str:
         return "cordoned"
     if endpoint.health.is_set_aside(now):
         return "set_aside"
+    if endpoint.health.is_failing(now):
+        return "failing"
     full = endpoint.in_flight >= endpoint.max_in_flight
     return "saturated" if full or endpoint.is_saturated(now, limits.waiting, limits.kv_usage) else "available"
 

@@ -75,6 +75,10 @@ class Pool:
         if not before.issuperset(self.endpoints):
             compare(self.endpoints)  # or a new one would count as fast as one of which nothing is known
 
+    def forget_scrapes(self) -> None:
+        """Other pages than before are read, or none: nothing would correct what they told."""
+        self.adapters, self.mean_output, self.others.share = set(), 0.0, 1.0
+
     def retain(self, endpoints: Set[Endpoint]) -> None:
         """Drop all members but *endpoints*, from what was selected by labels too.
 

@@ -12,6 +12,7 @@ from . import address as addresses
 from .config import checks
 from .config.schema import Config, PoolConfig
 from .endpoint import NEVER, Endpoint
+from .health import FAILURES
 from .pool import Pool
 from .router import Router
 from .state import FORMAT, BacklogState, EndpointState, PoolState, SpeedState, State
@@ -105,6 +106,8 @@ def _restored(told: EndpointState, max_age_s: float) -> Endpoint:
     endpoint.health.failures = told.health.failures
     if told.health.set_aside_for_s > 0:
         endpoint.health.set_aside_until = NOW + told.health.set_aside_for_s
+    if told.health.failing:  # by requests or by scrapes, which is not told
+        endpoint.health.refused_scrapes, endpoint.health.failed_at = FAILURES, NOW
     endpoint.models = tuple(told.models)
     _restore_speed(endpoint, told.speed, told.backlog)
     return endpoint

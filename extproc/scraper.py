@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from .engine_metrics import EngineMetrics, MetricNames, all_names, parse
+from .engine_metrics import EngineMetrics, MetricNames, UnusedError, all_names, parse
 from .engines import VLLM
 from .http_get import PageConnection, Tls
 from .http_response import Failure, GetError
@@ -246,6 +246,8 @@ class _Scrape:
         try:
             page = await self._connected().get(request, self.target.timeout_s)
             return parse(page, self.target.names)
+        except UnusedError as error:
+            raise GetError("empty", str(error)) from None
         except MetricsError as error:
             raise GetError("invalid", str(error)) from None
         except GetError as error:

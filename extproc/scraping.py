@@ -8,7 +8,7 @@ from . import address as addresses
 from .config.schema import PoolConfig
 from .endpoint import Endpoint
 from .engine_metrics import EngineMetrics
-from .engines import ENGINES
+from .engines import ENGINES, Page
 from .fleet import Fleet
 from .health import Failure
 from .http_response import Failure as PageFailure
@@ -19,23 +19,21 @@ from .telemetry import Telemetry
 def scrape_targets(fleet: Fleet) -> list[ScrapeTarget]:
     """What to scrape for *fleet*; an address that two pools scrape alike is scraped once."""
     targets = (
-        _target(config, endpoint)
+        _target(config, endpoint, endpoint.page)
         for config, pool in fleet.pools()
-        if config.metrics.engine != "none"
         for endpoint in pool.endpoints
+        if endpoint.page is not None
     )
     return list(dict.fromkeys(targets))
 
 
-def _target(pool: PoolConfig, endpoint: Endpoint) -> ScrapeTarget:
+def _target(pool: PoolConfig, endpoint: Endpoint, page: Page) -> ScrapeTarget:
     metrics = pool.metrics
-    engine = ENGINES[metrics.engine]
     return ScrapeTarget(
         address=endpoint.address,
         host=endpoint.ip,
-        port=metrics.port
-        or int(endpoint.address.rpartition(":")[2]),  # to parse it anew takes ten times as long
-        path=metrics.path or engine.path,
+        port=page.port,
+        path=page.path,
         scheme=metrics.scheme,
         insecure_skip_verify=metrics.insecure_skip_verify,
         ca_file=metrics.ca_file,
@@ -43,9 +41,13 @@ def _target(pool: PoolConfig, endpoint: Endpoint) -> ScrapeTarget:
         bearer_token_file=metrics.bearer_token_file,
         interval_s=metrics.interval_s,
         timeout_s=metrics.timeout_s,
-        select=metrics.select and engine.selects,
-        names=engine.names,
+        select=metrics.select and ENGINES[metrics.engine].selects,
+        names=page.names,
     )
+
+
+def _page(target: ScrapeTarget) -> Page:
+    return Page(target.names, target.port, target.path)
 
 
 class ScrapeListener:
@@ -70,28 +72,43 @@ class ScrapeListener:
     def scraped(
         self, target: ScrapeTarget, metrics: EngineMetrics, started_at: float, duration_s: float
     ) -> None:
-        self._fleet.scraped(target.address, metrics, self._clock(), started_at)
+        self._fleet.scraped(target.address, metrics, self._clock(), started_at, _page(target))
         self._changed()
         self._count(target, "ok")
         self._metrics.scrape_duration.observe(duration_s)
-        if self._failing.pop(target, None) is not None:
-            self._log.info("scrape_recovered", endpoint=target.address)
+        self._recovered(target)
 
     def scrape_failed(
         self, target: ScrapeTarget, reason: PageFailure, detail: str, duration_s: float
     ) -> None:
+        if reason == "empty":
+            self._unused(target)
+            return
         refused = reason == "refused" and target.port == addresses.split(target.address)[1]
-        aside = self._fleet.scrape_failed(target.address, refused=refused, now=self._clock())
+        aside = self._fleet.scrape_failed(
+            target.address, refused=refused, now=self._clock(), page=_page(target)
+        )
         self._count(target, reason)
-        if self._failing.get(target) != reason:
-            # those that left the fleet will not be heard of again
-            self._failing = {t: r for t, r in self._failing.items() if self._fleet.at(t.address)}
+        if self._failing.get(target) != reason and self._fleet.readers(target.address, _page(target)):
+            # those that are not read any more will not be heard of again
+            self._failing = {
+                t: r for t, r in self._failing.items() if self._fleet.readers(t.address, _page(t))
+            }
             self._failing[target] = reason
             self._log.warning("scrape_failed", endpoint=target.address, reason=reason, detail=detail)
         for pool, endpoint, pause_s in aside:
             self._watcher.set_aside(pool, endpoint, Failure.SCRAPE_REFUSED, pause_s)
             self._changed()
 
+    def _unused(self, target: ScrapeTarget) -> None:
+        self._fleet.unused(target.address, _page(target))
+        self._count(target, "empty")
+        self._recovered(target)
+
+    def _recovered(self, target: ScrapeTarget) -> None:
+        if self._failing.pop(target, None) is not None:
+            self._log.info("scrape_recovered", endpoint=target.address)
+
     def _count(self, target: ScrapeTarget, result: str) -> None:
-        for pool, _ in self._fleet.at(target.address):
+        for pool, _ in self._fleet.readers(target.address, _page(target)):
             self._metrics.scrapes.labels(pool.name, result).inc()

@@ -57,6 +57,8 @@ class SpeedState(Struct, frozen=True, kw_only=True):
 
 class HealthState(Struct, frozen=True, kw_only=True):
     failures: int = 0
+    failing: bool = False
+    """Often enough to be set aside, and requests go there all the same: it is the last chance, or its pause is over."""
     set_aside_for_s: float = 0.0
     cause: str | None = None
 
@@ -232,6 +234,7 @@ def _endpoint(endpoint: Endpoint, tiers: Tiers | None, now: float) -> EndpointSt
         ready=not health.is_set_aside(now),
         health=HealthState(
             failures=health.failures,
+            failing=health.is_failing(now),
             set_aside_for_s=max(0.0, health.set_aside_until - now),
             cause=health.cause.name.lower() if health.cause else None,
         ),

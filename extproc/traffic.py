@@ -18,7 +18,8 @@ class Traffic:
 
     __slots__ = ("_elapsed_s", "_ended", "all", "ours", "tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, ended: int = 0) -> None:
+        """*ended*: requests of ours that are no part of it, as they ended before."""
         self.ours = 0.0
         """Requests of ours that ended, faded."""
         self.all = 0.0
@@ -26,7 +27,7 @@ class Traffic:
         self.tokens = 0.0
         """Prompt tokens computed, faded likewise."""
         self._elapsed_s = 0.0
-        self._ended = 0
+        self._ended = ended
 
     def measure(self, before: EngineMetrics, after: EngineMetrics, ended: int, elapsed_s: float) -> None:
         """Two scrapes *elapsed_s* apart; *ended*: how many requests of ours ever did."""

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from msgspec import Struct
-
+from .alert import Alert
 from .catalogue import LOAD
 from .promql import one_of
-from .recording import MODEL, WHO, requests
+from .recording import MODEL, WHO, increase, requests
+from .router_alerts import FILES, ROUTERS
 
-OURS = "and on (job, instance) extproc_build_info"
-"""Behind what every process has: only our own."""
 POOL = f"{WHO}, pool"
-
-
-class Alert(Struct, frozen=True):
-    name: str
-    expression: str
-    wait: str
-    """How long it must hold."""
-    severity: Literal["critical", "warning"]
-    """critical: clients are hurt now, wake somebody.  warning: in working hours."""
-    summary: str
-    description: str
+ONE_MODEL = f"{WHO}, model"
+NOBODY = 'outcome="no_endpoints"'
+AGE = f"max by ({POOL}, endpoint) (extproc_endpoint_metrics_age_seconds)"
+OLD_S = 30
+"""Figures are old: fifteen times what they count for (`max_age_s`), and longer than a server is busy with itself."""
 
 
 def _share(part: str, whole: str) -> str:
@@ -54,140 +44,9 @@ def _burns(rate: float, long: str, short: str) -> str:
 ENOUGH_FOR_RATIOS = "and extproc:requests:rate1h * 3600 >= 100"
 """Of three requests in an hour one that fails is no rate."""
 
-ROUTERS = (
-    Alert(
-        "ExtprocDown",
-        "absent(extproc_build_info)",
-        "2m",
-        "critical",
-        "No router is there",
-        "Prometheus gets metrics from no extproc at all.",
-    ),
-    Alert(
-        "ExtprocInstanceDown",
-        "up == 0 and on (job, instance) last_over_time(extproc_build_info[1h])",
-        "3m",
-        "warning",
-        "Router {{ $labels.instance }} does not answer",
-        "It was there within the last hour, and Prometheus cannot scrape it now.",
-    ),
-    Alert(
-        "ExtprocNotReady",
-        f"max by ({WHO}) (extproc_ready) == 0",
-        "2m",
-        "critical",
-        "No router of {{ $labels.job }} is ready",
-        "Routers run, and none takes requests: Envoy answers 503, or goes on without us where it fails open.",
-    ),
-    Alert(
-        "ExtprocInstanceNotReady",
-        "extproc_ready == 0",
-        "15m",
-        "warning",
-        "Router {{ $labels.instance }} is not ready",
-        "Longer than a drain takes. /readyz says what it waits for.",
-    ),
-    Alert(
-        "ExtprocRestarts",
-        f"changes(process_start_time_seconds[1h]) > 3\n{OURS}",
-        "1m",
-        "warning",
-        "Router {{ $labels.instance }} restarts",
-        "{{ $value }} times within an hour. Each takes with it the answers that it counts.",
-    ),
-    Alert(
-        "ExtprocInternalErrors",
-        "increase(extproc_internal_errors_total[10m]) > 0",
-        "1m",
-        "warning",
-        "A fault of ours in router {{ $labels.instance }}",
-        "{{ $value | humanize }} within ten minutes, each with a traceback in its log.",
-    ),
-    Alert(
-        "ExtprocProtocolErrors",
-        requests(WHO, "10m", 'outcome="protocol_error"') + " > 0",
-        "5m",
-        "warning",
-        "Envoy and the routers of {{ $labels.job }} do not understand each other",
-        "{{ $value | humanize }} streams a second broke the ext_proc protocol; the router's log says how.",
-    ),
-    Alert(
-        "ExtprocEventLoopLag",
-        f"histogram_quantile(0.99, sum by ({WHO}, instance, le) "
-        "(rate(extproc_event_loop_lag_seconds_bucket[5m]))) > 0.1",
-        "10m",
-        "warning",
-        "Router {{ $labels.instance }} is late",
-        "P99 of its event loop's lag is {{ $value | humanizeDuration }}; every request is that much later.",
-    ),
-    Alert(
-        "ExtprocBodiesHeld",
-        "extproc_buffered_bytes / extproc_buffered_limit_bytes > 0.8",
-        "5m",
-        "warning",
-        "Router {{ $labels.instance }} holds many bodies",
-        "{{ $value | humanizePercentage }} of limits.max_buffered_bytes; at 100 % requests get 503 overloaded.",
-    ),
-    Alert(
-        "ExtprocMemoryGrows",
-        "min_over_time(process_resident_memory_bytes[1h])\n"
-        "> 1.5 * min_over_time(process_resident_memory_bytes[1h] offset 12h) + 128 * 1024 * 1024\n" + OURS,
-        "1h",
-        "warning",
-        "Router {{ $labels.instance }} grows",
-        "{{ $value | humanize1024 }}B at least for an hour: over one and a half of what it was twelve hours ago.",
-    ),
-    Alert(
-        "ExtprocFileDescriptors",
-        f"process_open_fds / process_max_fds > 0.8\n{OURS}",
-        "10m",
-        "warning",
-        "Router {{ $labels.instance }} runs out of file descriptors",
-        "{{ $value | humanizePercentage }} are in use; without one no endpoint can be scraped, no stream accepted.",
-    ),
-    Alert(
-        "ExtprocLogLinesDropped",
-        "increase(extproc_log_lines_dropped_total[15m]) > 0",
-        "5m",
-        "warning",
-        "Router {{ $labels.instance }} loses log lines",
-        "{{ $value | humanize }} within 15 minutes: nobody reads its stderr fast enough.",
-    ),
-    Alert(
-        "ExtprocOtlpDropped",
-        f"sum by ({WHO}, instance, signal) (increase(extproc_otlp_dropped_total[15m])) > 0",
-        "15m",
-        "warning",
-        "Router {{ $labels.instance }} loses {{ $labels.signal }}",
-        "{{ $value | humanize }} within 15 minutes: the OpenTelemetry collector is away or slow.",
-    ),
-)
-FILES = (
-    Alert(
-        "ExtprocConfigFaulty",
-        "extproc_config_last_reload_successful == 0",
-        "5m",
-        "warning",
-        "Router {{ $labels.instance }} goes on with an old config",
-        "The file in place is faulty; config_reload_failed in its log says where.",
-    ),
-    Alert(
-        "ExtprocCertificateFaulty",
-        "extproc_tls_last_reload_successful == 0",
-        "5m",
-        "warning",
-        "Router {{ $labels.instance }} goes on with an old certificate",
-        "The files in place are faulty; certificate_reload_failed in its log says why.",
-    ),
-    Alert(
-        "ExtprocCertificateExpires",
-        "extproc_tls_certificate_expiry_timestamp_seconds - time() < 7 * 86400",
-        "1h",
-        "warning",
-        "The certificate of router {{ $labels.instance }} ends",
-        "In {{ $value | humanizeDuration }}; then Envoy cannot reach it, unless it checks nothing.",
-    ),
-)
+FOR_DAYS = "and extproc:requests:rate1h offset 2d"
+"""Of an hour in which something went wrong the share is no share of days, where no more is known."""
+
 SERVICE = (
     Alert(
         "ExtprocErrorBudgetFast",
@@ -199,7 +58,7 @@ SERVICE = (
     ),
     Alert(
         "ExtprocErrorBudgetSlow",
-        f"{_burns(1, '3d', '6h')}\n{ENOUGH_FOR_RATIOS}",
+        f"{_burns(1, '3d', '6h')}\n{ENOUGH_FOR_RATIOS}\n{FOR_DAYS}",
         "1h",
         "warning",
         "Some requests of {{ $labels.job }} fail, for days",
@@ -215,12 +74,12 @@ SERVICE = (
     ),
     Alert(
         "ExtprocNoEndpoints",
-        requests(f"{WHO}, model", "5m", 'outcome="no_endpoints"')
-        + f"\n> on ({WHO}) group_left () (0.01 * {requests(WHO, '5m')})",
+        _share(requests(ONE_MODEL, "10m", NOBODY), requests(ONE_MODEL, "10m"))
+        + f" > 0.05\nand {increase(ONE_MODEL, '10m', NOBODY)} > 4",
         "2m",
         "critical",
         "No endpoint takes requests for {{ $labels.model }}",
-        "{{ $value | humanize }} requests a second get 503 no_endpoints.",
+        "{{ $value | humanizePercentage }} of its requests within ten minutes got 503 no_endpoints.",
     ),
     Alert(
         "ExtprocPoolEmpty",
@@ -228,7 +87,7 @@ SERVICE = (
         "2m",
         "critical",
         "Pool {{ $labels.pool }} has nobody to send to",
-        "Of each router's view: no endpoint is known that is neither set aside nor cordoned.",
+        "Of each router's view: no endpoint is known that neither fails nor is cordoned.",
     ),
     Alert(
         "ExtprocPoolSaturated",
@@ -264,7 +123,7 @@ VERSIONS = (
         "histogram_quantile(0.95, extproc:target_first_token_bucket:rate15m)\n"
         f"> 0.1 + 1.5 * histogram_quantile(0.95,\n"
         f"  {_others('extproc:target_first_token_bucket:rate15m', f'{MODEL}, le')})\n"
-        + _enough("extproc:target_requests:rate15m", MODEL, 50),
+        + _enough("extproc:target_first_tokens:rate15m", MODEL, 50),
         "15m",
         "warning",
         "{{ $labels.target_model }} is slower than the other versions of {{ $labels.model }}",
@@ -287,26 +146,28 @@ INSIDE = (
         "5m",
         "warning",
         "Endpoint {{ $labels.endpoint }} of {{ $labels.pool }} fails",
-        "It was set aside for most of the last 15 minutes.",
+        "It was set aside, or kept as its pool's last chance, for most of the last 15 minutes.",
     ),
     Alert(
         "ExtprocFiguresStale",
-        f"max by ({POOL}, endpoint) (extproc_endpoint_metrics_age_seconds) > 30",
+        f"{AGE} > {OLD_S}",
         "5m",
         "warning",
         "The figures of endpoint {{ $labels.endpoint }} of {{ $labels.pool }} are old",
-        "Last scraped {{ $value | humanizeDuration }} ago; we decide by what we sent there.",
+        "Read {{ $value | humanizeDuration }} ago, or not yet for so long; we decide by what we sent there.",
     ),
     Alert(
         "ExtprocScrapesFail",
-        _share(
-            f'sum by ({POOL}) (rate(extproc_scrapes_total{{result!="ok"}}[5m]))',
+        # by endpoints: one that fails is tried less often; by scrapes: one that is read now and then is never old
+        f"avg by ({POOL}) ({AGE} > bool {OLD_S}) > 0.5\nor "
+        + _share(
+            f'sum by ({POOL}) (rate(extproc_scrapes_total{{result!~"ok|empty"}}[5m]))',
             f"sum by ({POOL}) (rate(extproc_scrapes_total[5m])) > 0.5",
         ),
         "10m",
         "warning",
         "Endpoints of pool {{ $labels.pool }} cannot be scraped",
-        "{{ $value | humanizePercentage }} of the scrapes fail.",
+        "{{ $value | humanizePercentage }} of them have no figures, or so many scrapes fail.",
     ),
     Alert(
         "ExtprocPinMisses",

@@ -41,8 +41,8 @@ ENDPOINTS = Row(
         ),
         Panel(
             title="Age of figures",
-            about="Since the last successful scrape, by the router that waits longest. Over `max_age_s` (2 "
-            "s) the endpoint counts as the pool's median.",
+            about="Since the last successful scrape, by the router that waits longest; of one that was never read "
+            "since the first that failed. Over `max_age_s` (2 s) the endpoint counts as the pool's median.",
             queries=(Query(highest("extproc_endpoint_metrics_age_seconds", "pool, endpoint"), IN_POOL),),
             unit="s",
             levels=((None, GREEN), (2, YELLOW), (30, RED)),
@@ -50,7 +50,8 @@ ENDPOINTS = Row(
         ),
         Panel(
             title="Set aside and cordoned",
-            about="Green: takes requests. Red: set aside by a router, for failing. Blue: cordoned.",
+            about="Green: takes requests. Red: fails; a router has set it aside, or keeps it as the pool's last "
+            "chance. Blue: cordoned.",
             queries=(
                 Query(
                     f"{lowest('extproc_endpoint_ready', 'pool, endpoint')}"
@@ -60,7 +61,7 @@ ENDPOINTS = Row(
             ),
             kind="states",
             texts=(
-                ("0", "set aside", RED),
+                ("0", "fails", RED),
                 ("1", "ready", GREEN),
                 ("2", "cordoned", "blue"),
                 ("3", "cordoned", "blue"),
@@ -70,7 +71,8 @@ ENDPOINTS = Row(
         Panel(
             title="Set aside, by cause",
             about="Times a minute. answered: 502, 503 or 504. unreachable: connections refused or reset. "
-            "scrape_refused: its metrics port is closed.",
+            "scrape_refused: the port that serves requests is closed (metrics.port says another one: that one does "
+            "not count).",
             queries=(
                 Query(
                     f"60 * {rate('extproc_endpoints_set_aside_total', 'pool, cause')}", "{{pool}} {{cause}}"
@@ -80,8 +82,8 @@ ENDPOINTS = Row(
         ),
         Panel(
             title="Scrapes that failed",
-            about="Per second, by reason. We decide without the endpoint's figures meanwhile: by what we "
-            "sent there.",
+            about="Per second, by reason; a failing endpoint is tried every five seconds. We decide without its "
+            "figures meanwhile: by what we sent there. empty: it has had no request yet, and tells nothing before.",
             queries=(
                 Query(rate("extproc_scrapes_total", "pool, result", 'result!="ok"'), "{{pool}} {{result}}"),
             ),

@@ -29,6 +29,10 @@ def requests(by: str, window: str, matcher: str = COUNTED) -> str:
     return f"sum by ({by}) (rate(extproc_requests_total{{{matcher}}}[{window}]))"
 
 
+def increase(by: str, window: str, matcher: str) -> str:
+    return f"sum by ({by}) (increase(extproc_requests_total{{{matcher}}}[{window}]))"
+
+
 def _ratio(window: str) -> str:
     total = requests(WHO, window)
     return f"({requests(WHO, window, FAILED)} or {total} * 0)\n/ ({total} > 0)"
@@ -45,6 +49,11 @@ TARGETS = (
         "extproc:target_errors:rate15m",
         f"{requests(TARGET, '15m', FAILED)}\nor {requests(TARGET, '15m')} * 0",
         "0 where nothing failed, so that targets can be compared",
+    ),
+    Recording(
+        "extproc:target_first_tokens:rate15m",
+        f"sum by ({TARGET}) (rate(extproc_time_to_first_token_seconds_count[15m]))",
+        "answers that were streamed and read: a share of the requests, of which the quantile is",
     ),
     Recording(
         "extproc:target_first_token_bucket:rate15m",

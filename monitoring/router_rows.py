@@ -19,7 +19,9 @@ READ = Row(
     panels=(
         Panel(
             title="Prompt tokens per second, by model",
-            about="Of answers that were read. Divide by `responses.percent` / 100 for all of them.",
+            about="Of answers that were read: a share of them, where `responses.percent` says so. Divide by it / 100 "
+            "for all of them, but not for models with targets of other names under `restore_model`: all of those "
+            "are read.",
             queries=(Query(_tokens("prompt"), "{{model}}"),),
             empty=RESPONSES,
         ),

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from extproc.manifests.text import Object, Why, document
 
-from .alerts import FILES, INSIDE, ROUTERS, SERVICE, VERSIONS, Alert
-from .cases import HEALTHY, Case
+from .alert import Alert
+from .alerts import INSIDE, SERVICE, VERSIONS
+from .cases import Case
 from .recording import RECORDINGS
+from .router_alerts import FILES, ROUTERS
+from .worlds import HEALTHY, STEPS
 
 RUNBOOKS = "docs/monitoring.md"
 GENERATED = "Generated: make monitoring. What to do for each alert: docs/monitoring.md."
@@ -65,22 +68,34 @@ def _alert(alert: Alert) -> Object:
     }
 
 
-def rule_tests(cases: Sequence[Case], step: str) -> str:
+def rule_tests(cases: Sequence[Case], step_minutes: int) -> str:
     """Those that go in such steps, as `promtool test rules` reads them beside `rules.yaml`."""
-    tests = [_test(case) for case in cases if case.step == step]
-    return document({"rule_files": ["rules.yaml"], "evaluation_interval": step, "tests": tests})
+    tests = [_test(case) for case in cases if case.step_minutes == step_minutes]
+    return document(
+        {
+            "rule_files": ["rules.yaml"],
+            "evaluation_interval": f"{step_minutes}m",
+            # or alerts may come first, and find what was recorded a step ago, if that is not too long
+            "group_eval_order": ["extproc.recordings", *GROUPS],
+            "tests": tests,
+        }
+    )
 
 
 def _test(case: Case) -> Object:
     series = {name: values for name, values in (HEALTHY | case.series).items() if values is not None}
-    firing: Object = {
-        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
-        "eval_time": case.at,
-        "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(case.firing)],
-    }
+    every = [f"{n * case.step_minutes}m" for n in range(STEPS + 1)]
     return {
         "name": case.title,
-        "interval": case.step,
+        "interval": f"{case.step_minutes}m",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [firing],
+        "promql_expr_test": [_asked(at, case.firing) for at in ([case.at] if case.firing else every)],
+    }
+
+
+def _asked(at: str, firing: Sequence[str]) -> Object:
+    return {
+        "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
+        "eval_time": at,
+        "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(firing)],
     }

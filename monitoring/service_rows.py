@@ -71,7 +71,7 @@ TILES = (
     ),
     Panel(
         title="Endpoints available",
-        about="Of those we know: neither saturated, set aside nor cordoned. Colour: below a half, none.",
+        about="Of those we know: neither saturated, failing nor cordoned. Colour: below a half, none.",
         queries=(
             Query(
                 ratio(
@@ -119,7 +119,8 @@ ALL_RIGHT = Row(
         Panel(
             title="Endpoints by state",
             about="Mean over the routers. available: takes requests. saturated: at or over the pool's "
-            "limits. set_aside: failed repeatedly, tried again later. cordoned: by an operator.",
+            "limits. failing: failed repeatedly, and is tried all the same: nobody is left, or its pause is over. "
+            "set_aside: failed repeatedly, tried again later. cordoned: by an operator.",
             queries=(
                 Query(
                     f"avg by (pool, state) ({chosen('extproc_pool_endpoints')})",
@@ -130,6 +131,7 @@ ALL_RIGHT = Row(
             colors=(
                 (".* available", GREEN),
                 (".* saturated", YELLOW),
+                (".* failing", "dark-red"),
                 (".* set_aside", RED),
                 (".* cordoned", "blue"),
             ),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.endpoint import Endpoint
-from extproc.engine_metrics import EngineMetrics, all_names, parse
-from extproc.engines import ENGINES, LLAMACPP, SGLANG, TRITON, TRTLLM
+from extproc.engine_metrics import EngineMetrics, MetricNames, UnusedError, all_names, parse
+from extproc.engines import ENGINES, LLAMACPP, SGLANG, TRITON, TRTLLM, VLLM
 from extproc.metrics_page import MAX_SERIES, MetricsError
 from extproc.request import InferenceRequest
 from extproc.scheduling.scorers import KvCacheScorer
@@ -79,9 +79,29 @@ def test_trtllm_serve_tells_of_load_cache_and_tokens() -> None:
     )
 
 
-def test_a_trtllm_serve_that_has_served_nobody_is_unknown_not_empty() -> None:
-    with pytest.raises(MetricsError, match=r"^trtllm_num_requests_waiting is missing, or too large$"):
-        read("trtllm", "trtllm-serve-unused.prom")
+UNUSED = (DATA / "trtllm-serve-unused.prom").read_bytes()
+
+
+def test_a_trtllm_serve_that_has_served_nobody_is_unknown_and_no_fault() -> None:
+    with pytest.raises(UnusedError, match=r"^it has had no request yet, and tells nothing before$"):
+        parse(UNUSED, TRTLLM)
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        (UNUSED + b'trtllm_request_success_total{finished_reason="stop"} 1.0\n', TRTLLM),
+        (UNUSED + b"trtllm_num_requests_running 1.0\n", TRTLLM),
+        (b"", TRTLLM),
+        (b"<html># TYPE\n", TRTLLM),
+        (b"# TYPE vllm:num_requests_waiting gauge\n# TYPE vllm:num_requests_running gauge\n", VLLM),
+    ],
+    ids=["has served", "tells of half", "another page", "no metrics", "another engine"],
+)
+def test_one_that_should_tell_and_does_not_is_a_fault(page: bytes, names: MetricNames) -> None:
+    with pytest.raises(MetricsError, match=r"num_requests_waiting is missing, or too large$") as raised:
+        parse(page, names)
+    assert type(raised.value) is MetricsError
 
 
 def test_triton_tells_everything_in_labels() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from extproc.health import FAILURES, MAX_PAUSE_S, Failure, Health
+from extproc.health import FAILURES, MAX_PAUSE_S, RECENT_S, Failure, Health
+from extproc.scraper import MAX_PAUSE_S as SCRAPE_PAUSE_S
 
 ANSWERED, UNREACHABLE, REFUSED = Failure.ANSWERED, Failure.UNREACHABLE, Failure.SCRAPE_REFUSED
 
@@ -102,3 +103,41 @@ def test_answered_scrapes_do_not_hide_that_requests_fail() -> None:
         health.reachable()
         pauses.append(fail(health, 0.0, ANSWERED))
     assert pauses == [None, None, 5.0]
+
+
+def test_one_that_failed_often_and_is_not_set_aside_is_failing_until_a_success() -> None:
+    health = Health()
+    told = []
+    for _ in range(FAILURES):
+        health.failed(0.0, UNREACHABLE)
+        told.append(health.is_failing(0.0))
+    assert told == [False, False, True]
+    health.succeeded()
+    assert not health.is_failing(0.0)
+
+
+def test_one_that_is_set_aside_is_failing_when_its_pause_is_over() -> None:
+    health = Health()
+    for _ in range(FAILURES):
+        fail(health, 0.0)
+    assert [health.is_failing(now) for now in (0.0, 4.999, 5.0)] == [False, False, True]
+
+
+def test_it_is_not_failing_for_ever_when_nobody_asks_it() -> None:
+    health = Health()
+    for _ in range(FAILURES):
+        fail(health, 0.0)
+    over = 5.0 + RECENT_S
+    assert [health.is_failing(over - 0.001), health.is_failing(over)] == [True, False]
+    health.failed(over, ANSWERED)
+    assert health.is_failing(over)
+
+
+def test_the_last_chance_is_failing_without_a_gap_while_its_port_stays_closed() -> None:
+    health = Health()
+    for now in range(0, 600, int(SCRAPE_PAUSE_S)):
+        health.failed(float(now), REFUSED)
+        just_before_the_next = now + 2 * SCRAPE_PAUSE_S - 0.001  # the next may be slow to fail
+        assert health.is_failing(just_before_the_next) is (now >= 2 * SCRAPE_PAUSE_S), now
+    health.reachable()
+    assert not health.is_failing(600.0)

@@ -17,13 +17,15 @@ from markdown_pages import ROOT, page
 from promql_labels import Labels, labels, selectors
 
 from monitoring import catalogue
-from monitoring.alerts import ALERTS, Alert
-from monitoring.cases import CASES, HEALTHY
+from monitoring.alert import Alert
+from monitoring.alerts import ALERTS
+from monitoring.cases import CASES
 from monitoring.dashboard import ROWS, dashboard
 from monitoring.files import generated
 from monitoring.panels import Panel, Row
 from monitoring.recording import RECORDINGS
 from monitoring.rules import runbook
+from monitoring.worlds import HEALTHY
 
 MONITORING = ROOT / "monitoring"
 TARGET = frozenset(("job", "instance", "namespace"))
@@ -85,9 +87,9 @@ def test_an_alert_asks_for_series_that_exist_and_speaks_of_labels_that_they_have
 
 CLOSED: dict[str, frozenset[str]] = {
     "outcome": catalogue.OUTCOMES,
-    "state": frozenset(("available", "saturated", "set_aside", "cordoned")),
+    "state": frozenset(("available", "saturated", "failing", "set_aside", "cordoned")),
     "type": frozenset(("prompt", "cached", "completion")),
-    "result": frozenset(("ok", "not_sent")),
+    "result": frozenset(("ok", "empty", "not_sent")),
 }
 """Values that expressions may ask for."""
 

@@ -13,7 +13,7 @@ from monitoring.catalogue import registry
 from monitoring.rules import rule_tests, rules
 
 pytestmark = needs_prometheus
-PARTS = sorted({(group, case.step) for group, cases in GROUPS.items() for case in cases})
+PARTS = sorted({(group, case.step_minutes) for group, cases in GROUPS.items() for case in cases})
 
 
 @pytest.fixture
@@ -28,10 +28,12 @@ def test_promtool_finds_no_fault_in_the_rules(rules_file: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("group", "step"), PARTS)
-def test_exactly_the_alerts_of_each_case_fire(rules_file: Path, group: str, step: str) -> None:
+@pytest.mark.parametrize(("group", "step_minutes"), PARTS)
+def test_exactly_the_alerts_of_each_case_fire_and_where_none_should_none_does_at_any_step(
+    rules_file: Path, group: str, step_minutes: int
+) -> None:
     cases = rules_file.with_name("cases.yaml")
-    cases.write_text(rule_tests(GROUPS[group], step))
+    cases.write_text(rule_tests(GROUPS[group], step_minutes))
     tested = promtool("test", "rules", str(cases))
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
@@ -41,10 +43,21 @@ def test_an_alert_that_would_not_fire_is_found(rules_file: Path) -> None:
     assert spoilt != rules()
     rules_file.write_text(spoilt)
     cases = rules_file.with_name("cases.yaml")
-    cases.write_text(rule_tests([case for case in GROUPS["faults"] if "bodies" in case.title], "1m"))
+    cases.write_text(rule_tests([case for case in GROUPS["faults"] if "bodies" in case.title], 1))
     tested = promtool("test", "rules", str(cases))
     assert tested.returncode == 1
     assert 'exp: {alertname="ExtprocBodiesHeld"} 1E+00' in tested.stdout + tested.stderr
+
+
+def test_one_that_fires_for_a_while_where_none_should_is_found(rules_file: Path) -> None:
+    spoilt = rules().replace('{outcome="protocol_error"}[10m])) > 3', '{outcome="protocol_error"}[10m])) > 1')
+    assert spoilt != rules()
+    rules_file.write_text(spoilt)
+    cases = rules_file.with_name("cases.yaml")
+    cases.write_text(rule_tests([case for case in GROUPS["faults"] if "broke it twice" in case.title], 1))
+    tested = promtool("test", "rules", str(cases))
+    assert tested.returncode == 1
+    assert 'got: {alertname="ExtprocProtocolErrors"} 1E+00' in tested.stdout + tested.stderr
 
 
 RENDERED = """

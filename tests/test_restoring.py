@@ -19,7 +19,7 @@ from extproc.endpoint import Endpoint
 from extproc.engine_metrics import EngineMetrics
 from extproc.errors import Rejected
 from extproc.fleet import Fleet
-from extproc.health import Failure
+from extproc.health import FAILURES, Failure
 from extproc.holding import Lobby
 from extproc.load_report import LoadReport
 from extproc.request import Prompt
@@ -212,6 +212,17 @@ def shared(state: bytes) -> object:
 
 
 ONE = "pools: [{name: p, endpoints: ['10.0.0.1:80']}]"
+
+
+@pytest.mark.parametrize("cause", list(Failure))
+def test_the_last_chance_of_a_pool_is_still_failing(cause: Failure) -> None:
+    of, now = lived(ONE, [("10.0.0.1:80", 0.0, cause)] * FAILURES)
+    assert of.router is not None
+    ((endpoint,),) = [pool.endpoints for pool in restore(parse(told_by(of.router, now))).pools.values()]
+    assert (endpoint.health.is_failing(restoring.NOW), endpoint.health.is_set_aside(restoring.NOW)) == (
+        True,
+        False,
+    )
 
 
 def state_of(text: str = ONE) -> bytes:

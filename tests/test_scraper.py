@@ -15,6 +15,7 @@ from metrics_server import (
     METRICS,
     SELECT_PATH,
     SHORT_NAMES,
+    UNUSED_PAGE,
     Heard,
     ModelServer,
     always,
@@ -28,7 +29,8 @@ from metrics_server import (
     until,
 )
 
-from extproc.engines import VLLM
+from extproc.engine_metrics import EngineMetrics
+from extproc.engines import TRTLLM, VLLM
 from extproc.scraper import SLOT_S, Scraper, ScrapeTarget, until_next
 
 
@@ -81,6 +83,20 @@ async def test_slow_dead_and_garbage_servers_hurt_nobody_else(scraper: Scraper, 
     assert {(of, metrics.waiting) for of, metrics in heard.read} == {(target, 13)}
     assert {of for of, *_ in heard.failed} == set(others)
     assert heard.faults == []
+
+
+async def test_a_page_that_tells_nothing_before_the_first_request_is_no_fault_of_it(
+    scraper: Scraper, heard: Heard
+) -> None:
+    async with serving(always(http(UNUSED_PAGE))) as server:
+        target = server.target(names=TRTLLM)
+        await scraper.update([target])
+        await until(lambda: heard.failed)
+        server.respond = always(http(b"trtllm_num_requests_waiting 0\ntrtllm_num_requests_running 1\n"))
+        await until(lambda: heard.read)
+        await scraper.close()
+    assert heard.failed[0] == (target, "empty", "it has had no request yet, and tells nothing before")
+    assert heard.read[0] == (target, EngineMetrics(waiting=0, running=1))
 
 
 async def test_a_failing_endpoint_is_tried_less_often_up_to_a_bound(

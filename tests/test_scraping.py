@@ -11,6 +11,7 @@ from fleets import NOW, fleet, metrics
 from extproc.config import parse_config
 from extproc.engine_metrics import MetricNames
 from extproc.engines import LLAMACPP, SGLANG, TRITON, TRTLLM, VLLM
+from extproc.health import FAILURES
 from extproc.load_report import LoadReport
 from extproc.metrics import Metrics
 from extproc.scraper import ScrapeTarget
@@ -208,3 +209,47 @@ def test_endpoints_that_left_are_forgotten() -> None:
     heard.fleet.apply(parse_config(TWO.encode()))
     heard.listener.scraped(gone, metrics(), NOW, 0.01)
     assert [line["event"] for line in heard.lines] == ["scrape_failed", "scrape_failed"]
+
+
+def test_what_was_under_way_when_the_pool_is_read_otherwise_is_neither_taken_nor_counted_nor_told() -> None:
+    heard = Listening()
+    heard.fleet.apply(parse_config(TWO.replace("name: p", "name: p, metrics: {engine: sglang}").encode()))
+    heard.scraped(running=7)
+    heard.failed("refused")
+    ((_, endpoint),) = heard.fleet.at("10.0.0.1:80")
+    assert (endpoint.running, endpoint.metrics, endpoint.tried) == (0, None, False)
+    assert heard.count("extproc_scrapes_total", pool="p", result="ok") is None
+    assert heard.count("extproc_scrapes_total", pool="p", result="refused") is None
+    assert heard.lines == []
+
+
+def test_a_server_that_has_had_no_request_yet_is_tried_and_unknown_and_nobody_is_warned() -> None:
+    heard = Listening()
+    heard.failed("empty")
+    ((_, endpoint),) = heard.fleet.at("10.0.0.1:80")
+    assert (endpoint.tried, endpoint.metrics, endpoint.figures_age(NOW + 99.0)) == (True, None, None)
+    assert heard.lines == []
+    assert heard.count("extproc_scrapes_total", pool="p", result="empty") == 1
+
+
+def test_one_that_was_restarted_and_has_had_no_request_since_is_unknown_and_well() -> None:
+    heard = Listening()
+    heard.scraped(running=3)
+    ((pool, endpoint),) = heard.fleet.at("10.0.0.1:80")
+    pool.index.insert((1, 2), endpoint, NOW)
+    for _ in range(FAILURES):
+        heard.failed("refused")
+    heard.failed("empty")
+    assert (endpoint.metrics, endpoint.running, endpoint.figures_age(NOW + 99.0)) == (None, 0, None)
+    assert pool.index.match((1, 2)) == {}
+    assert not endpoint.health.is_set_aside(NOW)
+    assert heard.lines[-1] == {"event": "scrape_recovered", "log_level": "info", "endpoint": "10.0.0.1:80"}
+
+
+def test_one_that_starts_and_then_has_had_no_request_has_no_figures_that_grow_old() -> None:
+    heard = Listening()
+    ((_, endpoint),) = heard.fleet.at("10.0.0.1:80")
+    heard.failed("timeout")
+    assert endpoint.figures_age(NOW + 9.0) == 9.0
+    heard.failed("empty")
+    assert endpoint.figures_age(NOW + 9.0) is None

@@ -1,4 +1,4 @@
-"""Metric series of models that the config no longer names: gone from the page after a while, for good or until then."""
+"""Metric series of models and pools that the config no longer names: gone after a while, or until they return."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from ext_proc_service import CHAT, REQUEST_HEADERS_GO, RESPONSE_HEADERS_GO, Serv
 
 from extproc.config import parse_config
 from extproc.telemetry import LOOK_S, SERIES_KEPT_S
+from monitoring import catalogue
 
 POOL = "pools: [{name: pool, endpoints: ['127.0.0.1:8001']}]\n"
 OLD = POOL + "models: [{name: steady, pool: pool}, {name: rolled, pool: pool, targets: [{model: a}]}]"
@@ -184,3 +185,80 @@ def also(service: Service) -> dict[tuple[str, ...], float]:
         for family in metric.collect()
         for sample in family.samples
     }
+
+
+# -- pools --------------------------------------------------------------------------------------------------------
+
+TWO_POOLS = """
+pools:
+- {name: pool, endpoints: ['127.0.0.1:8001']}
+- {name: spare, endpoints: ['127.0.0.1:8002']}
+default_pool: pool
+"""
+
+
+def count_everything_of_pools(service: Service) -> None:
+    """Once of each metric that pools are told apart by, for both."""
+    metrics = service.metrics
+    for pool in ("pool", "spare"):
+        for counter in (metrics.pin_misses, metrics.unknown_profiles):
+            counter.labels(pool).inc()
+        for counter in (
+            *(metrics.scrapes, metrics.load_reports, metrics.tier_requests),
+            *(metrics.set_aside, metrics.answers.read),
+        ):
+            counter.labels(pool, "x").inc()
+        service.telemetry.waited(pool, "dispatched", 0.1)
+
+
+def counted(service: Service) -> dict[str, set[str]]:
+    """Pools by metric, of those that count what happens in them."""
+    found: dict[str, set[str]] = {}
+    for family in service.metrics.registry.collect():
+        if family.type in ("counter", "histogram"):
+            for sample in family.samples:
+                if "pool" in sample.labels:
+                    name = family.name + "_total" * (family.type == "counter")
+                    found.setdefault(name, set()).add(sample.labels["pool"])
+    return found
+
+
+OF_POOLS = {
+    family.name
+    for family in catalogue.families().values()
+    if family.kind != "gauge" and "pool" in family.labels and "model" not in family.labels
+}
+"""Metrics that pools are told apart by, and models are not."""
+
+
+async def test_all_that_was_counted_of_a_pool_that_left_is_forgotten_after_a_while() -> None:
+    async with serving(TWO_POOLS) as (service, _):
+        count_everything_of_pools(service)
+        reload(service, POOL)
+        forget(service, 1000.0)
+        forget(service, 1000.0 + SERIES_KEPT_S - 1)
+        assert counted(service) == dict.fromkeys(OF_POOLS, frozenset({"pool", "spare"}))
+        forget(service, 1000.0 + LONG)
+        assert counted(service) == dict.fromkeys(OF_POOLS, frozenset({"pool"}))
+
+
+async def test_a_pool_that_came_back_meanwhile_keeps_its_counts() -> None:
+    async with serving(TWO_POOLS) as (service, _):
+        count_everything_of_pools(service)
+        for config, now in ((POOL, 1000.0), (TWO_POOLS, 1000.0 + LONG), (POOL, 1000.0 + 2 * LONG)):
+            reload(service, config)
+            forget(service, now)
+        assert service.sample("extproc_pin_misses_total", pool="spare") == 1
+
+
+async def test_what_is_counted_of_a_pool_after_it_was_forgotten_is_forgotten_as_well() -> None:
+    async with serving(TWO_POOLS) as (service, _):
+        reload(service, POOL)
+        count_everything_of_pools(service)
+        for now in (1000.0, 1000.0 + LONG):
+            forget(service, now)
+        service.metrics.pin_misses.labels("spare").inc()
+        forget(service, 1000.0 + 2 * LONG)
+        assert service.sample("extproc_pin_misses_total", pool="spare") == 1
+        forget(service, 1000.0 + 4 * LONG)
+        assert service.sample("extproc_pin_misses_total", pool="spare") is None

@@ -72,6 +72,7 @@ async def test_an_endpoint_that_fails_requests_is_set_aside_for_a_while_and_trie
     await until_served(stack, upstream.address)
     assert (await stack.endpoints())[upstream.address]["health"] == {
         "failures": 0,
+        "failing": False,
         "set_aside_for_s": 0.0,
         "cause": None,
     }
