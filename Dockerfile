@@ -1,5 +1,6 @@
 # The image that `extproc manifests --image` and k8s/ name: docker build -t extproc .
-# Read-only file systems and any non-root user will do; nothing is written.
+# Read-only file systems and any non-root user will do; nothing is written.  That nothing can be is for the one who runs
+# it to say (readOnlyRootFilesystem, docker run --read-only): k8s/ does.
 
 FROM python:3.12-slim AS build
 WORKDIR /src
@@ -13,6 +14,8 @@ RUN pip --python /opt/extproc/bin/python install --no-cache-dir --disable-pip-ve
 RUN pip --python /opt/extproc/bin/python install --no-cache-dir --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall opentelemetry-proto
 
 FROM python:3.12-slim
+# Nor with the base image's own pip, or what would install it again.
+RUN python -m pip uninstall --yes pip && rm -rf /usr/local/lib/python3.*/ensurepip
 COPY --from=build /opt/extproc /opt/extproc
 ENV PATH=/opt/extproc/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1

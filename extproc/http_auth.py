@@ -12,22 +12,21 @@ from .token_file import TokenFile
 
 MIN_TOKEN_LENGTH = 16
 """Characters: a shorter one can be guessed over a network."""
-LOOK_AGAIN_S = 1.0
-"""A token that we do not know may be a new one, but guessing must not have us read the file as often as one likes."""
+REREAD_S = 1.0
+"""A token that was replaced or taken away ends within it; guessing must not have us read as often as one likes."""
 
 
 class BearerGuard:
-    """Compares the token of a request with that of a file, which is read again when it may have changed."""
+    """Compares the token of a request with that of a file, which is read at most once a second."""
 
     def __init__(self, path: Path, clock: Callable[[], float], denied: Callable[[], object]) -> None:
         """*denied* is called for each request that may not.
 
         Raises OSError, or RuntimeError where the file holds no token that could serve.
         """
-        self._file = TokenFile(str(path))
+        self._file = TokenFile(str(path), REREAD_S)
         self._clock = clock
         self._denied = denied
-        self._looked_at = clock()
         self._path = path
         try:
             self._token()
@@ -38,7 +37,8 @@ class BearerGuard:
         """Raises HTTPUnauthorized, or HTTPServiceUnavailable where nobody can tell as the file is not there."""
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         try:
-            if scheme.lower() == "bearer" and self._knows(given.strip().encode("utf-8", "surrogateescape")):
+            shown = given.strip().encode("utf-8", "surrogateescape")
+            if scheme.lower() == "bearer" and hmac.compare_digest(shown, self._token()):
                 return
         except (OSError, ValueError):
             self._denied()
@@ -47,16 +47,6 @@ class BearerGuard:
         raise web.HTTPUnauthorized(
             text="a bearer token is needed\n", headers={"WWW-Authenticate": 'Bearer realm="extproc"'}
         )
-
-    def _knows(self, given: bytes) -> bool:
-        if hmac.compare_digest(given, self._token()):
-            return True
-        now = self._clock()
-        if now - self._looked_at < LOOK_AGAIN_S:
-            return False
-        self._looked_at = now
-        self._file.refused()
-        return hmac.compare_digest(given, self._token())
 
     def _token(self) -> bytes:
         token = self._file.token(self._clock()).encode()

@@ -45,12 +45,14 @@ class CertificateWatcher:
         self._fault: str | None = None
         """Of the files as they were last seen."""
         self._told: str | None = None
-        self._begin(files.check(self._in_force))
+        identity = files.check(self._in_force)
+        self._configuration = identity.configuration
+        self._begin(identity.leaf)
 
     def credentials(self) -> grpc.ServerCredentials:
         """For the port."""
         return grpc.dynamic_ssl_server_credentials(
-            self._in_force.configuration(),
+            self._configuration,
             self._fetch,  # type: ignore[arg-type]  # the stubs know nothing of None
             require_client_authentication=self._files.client_ca is not None,
         )
@@ -71,15 +73,17 @@ class CertificateWatcher:
         try:
             read = await asyncio.to_thread(self._files.read)
             if read != self._in_force:
-                leaf = await asyncio.to_thread(self._files.check, read)
-                _check_dates(leaf)
-                self._in_force, self._fresh = read, read.configuration()
-                self._begin(leaf)
-                self._log.info("certificate_renewed", expires=leaf.not_valid_after_utc.isoformat())
+                identity = await asyncio.to_thread(self._files.check, read)
+                _check_dates(identity.leaf)
+                self._in_force, self._fresh = read, identity.configuration
+                self._begin(identity.leaf)
+                self._log.info("certificate_renewed", expires=identity.leaf.not_valid_after_utc.isoformat())
             self._fault = self._told = None
             self._successful.set(1)
         except (OSError, CertificateFault) as error:
             self._fail(str(error))
+        except Exception as error:  # whatever is wrong with a new certificate, the old one is good
+            self._fail(f"{type(error).__name__}: {error}")
 
     def _begin(self, leaf: x509.Certificate) -> None:
         self._successful.set(1)

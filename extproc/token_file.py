@@ -13,10 +13,11 @@ MAX_TOKEN_BYTES = 64 * 1024
 
 
 class TokenFile:
-    """Reads the file at most once a minute, unless the token was refused."""
+    """Reads the file at most once in *reread_s*, unless the token was refused."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, reread_s: float = REREAD_S) -> None:
         self._path = Path(path)
+        self._reread_s = reread_s
         self._token: str | None = None
         self._read_at = 0.0
 
@@ -25,7 +26,7 @@ class TokenFile:
 
         Raises OSError, or ValueError where the file holds no token.
         """
-        if self._token is None or now - self._read_at >= REREAD_S:
+        if self._token is None or now - self._read_at >= self._reread_s:
             self._token = self._read()
             self._read_at = now
         return self._token

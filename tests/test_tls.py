@@ -2,104 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from certificate_files import DAY, Renewal, dated, pem, serving, shown, status
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 
 from extproc import logs, tls
 from extproc.tls import CertificateFault, CertificateFiles, make_certificate
 from extproc.tls_reload import CertificateWatcher
-
-BOUND_S = 20.0
-DAY = timedelta(days=1)
-
-
-async def echo(messages: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
-    async for message in messages:
-        yield message
-
-
-@asynccontextmanager
-async def serving(credentials: grpc.ServerCredentials) -> AsyncIterator[int]:
-    server = grpc.aio.server()
-    methods = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop(0)
-
-
-async def status(port: int, credentials: grpc.ChannelCredentials) -> grpc.StatusCode:
-    """How a call ends: UNIMPLEMENTED came through TLS (there is no such method), UNAVAILABLE did not."""
-    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary("/none/None")(b"", timeout=BOUND_S)
-    return caught.value.code()
-
-
-def dated(begins: datetime, ends: datetime, host: str = "localhost") -> tuple[bytes, bytes]:
-    """(certificate, key), both PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begins, ends)
-    certificate = builder.add_extension(
-        x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False
-    ).sign(key, hashes.SHA256())
-    return certificate.public_bytes(serialization.Encoding.PEM), _pem(key, serialization.NoEncryption())
-
-
-def _pem(key: ec.EllipticCurvePrivateKey, encryption: Any) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-
-
-class Renewal:
-    """Certificate files, and the watcher over them, which looks when it is told."""
-
-    def __init__(self, directory: Path, *, client_ca: bytes | None = None) -> None:
-        self.chain, self.key = directory / "tls.crt", directory / "tls.key"
-        self.client_ca = directory / "ca.crt"
-        self.put(*make_certificate(["localhost"]))
-        if client_ca is not None:
-            self.client_ca.write_bytes(client_ca)
-        self._log = directory / "log"
-        self._file = self._log.open("wb")
-        self._writer = logs.LineWriter(self._file.fileno())
-        self.registry = CollectorRegistry()
-        files = CertificateFiles(self.chain, self.key, self.client_ca if client_ca is not None else None)
-        self.watcher = CertificateWatcher(files, self.registry, logs.configure(self._writer, "info", "json"))
-
-    def put(self, chain: bytes, key: bytes) -> None:
-        self.chain.write_bytes(chain)
-        self.key.write_bytes(key)
-
-    @property
-    def successful(self) -> float | None:
-        return self.registry.get_sample_value("extproc_tls_last_reload_successful")
-
-    @property
-    def expiry(self) -> float | None:
-        return self.registry.get_sample_value("extproc_tls_certificate_expiry_timestamp_seconds")
-
-    def close(self) -> list[dict[str, Any]]:
-        """What was logged; nothing is after that."""
-        self._writer.close()
-        self._file.close()
-        return [json.loads(line) for line in self._log.read_bytes().splitlines()]
 
 
 @pytest.fixture
@@ -116,12 +34,6 @@ def renewal(tmp_path: Path) -> Any:
 
 
 Make = Callable[..., Renewal]
-
-
-async def shown(port: int) -> bytes:
-    """The certificate that a new connection gets."""
-    text = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port), timeout=BOUND_S)
-    return text.encode()
 
 
 # -- at start -------------------------------------------------------------------------------------------------
@@ -192,7 +104,7 @@ def _begin(directory: Path, spoil: Callable[[], object]) -> None:
         ("tls.key", make_certificate(["localhost"])[1], "not the key of"),
         (
             "tls.key",
-            _pem(ec.generate_private_key(ec.SECP256R1()), serialization.BestAvailableEncryption(b"password")),
+            pem(ec.generate_private_key(ec.SECP256R1()), serialization.BestAvailableEncryption(b"password")),
             "no private key in PEM without a password",
         ),
         ("ca.crt", b"\xff", "no certificate in PEM"),
