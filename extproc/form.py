@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import Final
 
 from .body import Piece
+from .formgrammar import FormType
 from .formscan import FormScanner
 from .jsonscan import ModelFound
 
@@ -22,10 +23,10 @@ class FormReader:
 
     json = None
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, form: FormType) -> None:
         self.chunks: list[Piece] = []
         self.size = 0
-        self._scanner = FormScanner(boundary)
+        self._scanner = FormScanner(form)
         self._work = 0
 
     def feed(self, chunk: Piece) -> Iterator[None]:

@@ -20,19 +20,32 @@ _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]*[0-9A-Za-z'()+_,\-./:=
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _TYPE: Final = re.compile(rf"{_TOKEN}(?:/{_TOKEN})?")
 # Unquoted, clients write more than a token: boundaries with `=` or `/`, names with `[]`.  A comma is not among it: it
-# joins the values of a header that came twice.
-_PARAMETER: Final = re.compile(rf'[ \t]*;[ \t]*({_TOKEN})=(?:"((?:[^"\\]|\\.)*)"|([^\s";,\\]+))')
+# joins the values of a header that came twice; nor are angle brackets: Python's mail parser takes them for quotes.
+_PARAMETER: Final = re.compile(rf'[ \t]*;[ \t]*({_TOKEN})=(?:"((?:[^"\\]|\\.)*)"|([^\s";,\\<>]+))')
 _NO_PARAMETER: Final = re.compile(r"[ \t]*(?:;[ \t]*)?")
 _HEADER: Final = re.compile(rf"({_TOKEN}):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
-_UTF_8: Final = ("", "utf-8", "us-ascii", "ascii")
-_ASCII_SUPERSETS: Final = ("iso-8859-1", "windows-1252")
-"""Java's clients name one of them by default; names of models are ASCII, which reads the same in them."""
+_SUPERSETS_OF_ASCII: Final = (
+    *("us-ascii", "ascii"),
+    *("iso-8859-1", "iso8859-1", "latin-1", "latin1"),
+    *("windows-1252", "cp1252"),
+)
+"""Java's clients name one of them by default."""
+_CODECS: Final = dict.fromkeys(("utf-8", "utf8"), "UTF-8") | dict.fromkeys(_SUPERSETS_OF_ASCII, "ASCII")
+"""What of a charset all parsers read the same: those that do not look at it take UTF-8."""
 
 
 class InvalidForm(InvalidBody):
     """The body is not multipart/form-data, or parsers would differ over it."""
 
     expected = "multipart/form-data"
+
+
+class FormType(Struct, frozen=True):
+    """What the content-type of a form says."""
+
+    boundary: bytes
+    codec: str = "UTF-8"
+    """In which a model is read the same by all parsers: UTF-8 or ASCII."""
 
 
 class PartHeaders(Struct, frozen=True):
@@ -51,13 +64,14 @@ def is_form(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == "multipart/form-data"
 
 
-def boundary_of(content_type: str) -> bytes:
-    """The boundary that a Content-Type says; raises InvalidForm."""
+def form_type(content_type: str) -> FormType:
+    """What a Content-Type says of the form that follows; raises InvalidForm."""
     if not is_form(content_type):
         raise InvalidForm("its content-type is another")
-    _, parameters = _value_of(content_type, "content-type")
-    if parameters.get("charset", "").lower() not in _UTF_8:
-        raise InvalidForm("a charset other than UTF-8")  # Starlette decodes the fields' names by it
+    _, parameters = _content_type(content_type)
+    codec = _codec(parameters)
+    if codec is None:  # Starlette decodes the fields, and their names, by it
+        raise InvalidForm("a charset other than UTF-8, ASCII, ISO-8859-1 and windows-1252")
     boundary = parameters.get("boundary")
     if not boundary:
         raise InvalidForm("its content-type has no boundary")
@@ -65,7 +79,7 @@ def boundary_of(content_type: str) -> bytes:
         raise InvalidForm(f"a boundary of more than {BOUNDARY_MAX_BYTES} characters")
     if not _BOUNDARY.fullmatch(boundary):
         raise InvalidForm("a boundary with characters that none may have")
-    return boundary.encode()
+    return FormType(boundary.encode(), codec)
 
 
 def part_headers(block: bytes) -> PartHeaders:
@@ -98,27 +112,41 @@ def _described(headers: dict[str, str]) -> PartHeaders:
     )
 
 
-def charset_of_model(headers: PartHeaders) -> str:
-    """That of a field `model`, in lower case; raises InvalidForm where it is not plain text to every parser."""
+def codec_of_model(headers: PartHeaders, of_form: str) -> str:
+    """In which a field `model` is read the same by all parsers: UTF-8 or ASCII; *of_form* is that of its form.
+
+    Raises InvalidForm where it is not plain text to every parser.
+    """
     if headers.has_filename:
         raise InvalidForm("a file as `model`")
     if headers.transfer_encoding not in ("7bit", "8bit", "binary"):  # some undo it, others do not
         raise InvalidForm("a `model` with a content-transfer-encoding")
-    content_type, parameters = _value_of(headers.content_type, "content-type")
-    charset = parameters.get("charset", "").lower()
-    if content_type != "text/plain" or charset not in (*_UTF_8, *_ASCII_SUPERSETS):
+    content_type, parameters = _content_type(headers.content_type)
+    codec = _codec(parameters)
+    if content_type != "text/plain" or codec is None:
         raise InvalidForm("a `model` that is not plain text")
-    return charset
+    return codec if of_form == "UTF-8" else of_form
 
 
-def model_name(value: bytes, charset: str) -> str:
+def model_name(value: bytes, codec: str) -> str:
     """The text of a field `model`; raises InvalidForm where it depends on who reads it."""
-    if charset in _UTF_8 or value.isascii():
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            pass
-    raise InvalidForm("a `model` that is not UTF-8")
+    try:
+        return value.decode(codec)
+    except UnicodeDecodeError:
+        raise InvalidForm(f"a `model` that is not {codec}") from None
+
+
+def _codec(parameters: dict[str, str]) -> str | None:
+    """In which text is read the same by all parsers, whether they obey the charset or not; None: in none."""
+    return _CODECS.get(parameters.get("charset", "utf-8").lower())
+
+
+def _content_type(text: str) -> tuple[str, dict[str, str]]:
+    """As `_value_of`; raises InvalidForm also for `charset*=` and the like (RFC 2231), which some obey."""
+    content_type, parameters = _value_of(text, "content-type")
+    if any("*" in name for name in parameters):
+        raise InvalidForm("a content-type with an extended parameter (`name*=`)")
+    return content_type, parameters
 
 
 def _value_of(text: str, header: str) -> tuple[str, dict[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from .formgrammar import InvalidForm, PartHeaders, charset_of_model, model_name, part_headers
+from .formgrammar import FormType, InvalidForm, PartHeaders, codec_of_model, model_name, part_headers
 from .jsonscan import NAME_MAX_BYTES, ModelFound
 
 PART_HEADERS_MAX_BYTES: Final = 4096
@@ -21,8 +21,9 @@ MAX_PARTS: Final = 256
 class FormScanner:
     """Scans a body that is fed in pieces of any size.  After an InvalidForm it is spent."""
 
-    def __init__(self, boundary: bytes) -> None:
-        self._dashes = b"--" + boundary
+    def __init__(self, form: FormType) -> None:
+        self._form_codec = form.codec
+        self._dashes = b"--" + form.boundary
         self._delimiter = b"\n" + self._dashes
         self._step: Callable[[FormScanner, bytes, int], int] = FormScanner._opening
         """Takes what stands at a position, and returns the position after it; ~position where more must come first."""
@@ -32,7 +33,7 @@ class FormScanner:
         self._parts = 0
         self._value_start = 0
         """Offset in the body of the part's data."""
-        self._charset: str | None = None
+        self._codec: str | None = None
         """Of the part in hand, where it is the model."""
         self._too_long = False
         self._spans: list[tuple[int, int]] = []
@@ -99,14 +100,14 @@ class FormScanner:
     def _begin_part(self, headers: PartHeaders) -> None:
         if headers.name == "_charset_":  # RFC 7578 §4.6: it says how the others are to be read
             raise InvalidForm("a field `_charset_`")
-        self._charset = charset_of_model(headers) if headers.name == "model" else None
+        self._codec = codec_of_model(headers, self._form_codec) if headers.name == "model" else None
         self._too_long = False
 
     def _data(self, buffer: bytes, pos: int) -> int:
         start = buffer.find(self._delimiter, pos)
         value_at = self._value_start - self._base
         if start < 0:
-            if self._charset is not None and not self._too_long:
+            if self._codec is not None and not self._too_long:
                 if len(buffer) - value_at <= NAME_MAX_BYTES + len(self._delimiter):
                     return ~pos  # the name is kept until it is whole
                 self._too_long = True
@@ -115,16 +116,16 @@ class FormScanner:
             raise self._fault("a boundary after a bare line feed", start)
         if start - 1 < value_at:
             raise self._fault("a boundary where data begin", start)
-        if self._charset is not None:
-            self._model_done(self._charset, buffer, value_at, start - 1)
+        if self._codec is not None:
+            self._model_done(self._codec, buffer, value_at, start - 1)
         self._step = FormScanner._after_delimiter
         return start + len(self._delimiter)
 
-    def _model_done(self, charset: str, buffer: bytes, start: int, end: int) -> None:
+    def _model_done(self, codec: str, buffer: bytes, start: int, end: int) -> None:
         name = None
         if not self._too_long and end - start <= NAME_MAX_BYTES:
             try:
-                name = model_name(buffer[start:end], charset)
+                name = model_name(buffer[start:end], codec)
             except InvalidForm as fault:
                 raise self._fault(fault, start) from None
         if self._names and self._names[-1] != name:

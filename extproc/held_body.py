@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from typing import Final
 
 from . import intake
 from .body import Reader
@@ -13,6 +14,10 @@ from .jsonscan import ModelFound
 from .prompt import read_prompt
 from .protocol.messages import Headers, Piece
 from .request import NO_PROMPT, Prompt
+
+PIECE_COST_BYTES: Final = 64
+"""What a piece takes beside its bytes (68 measured): an object, and its places in two lists.  It tells where a body
+comes in pieces of a few bytes."""
 
 
 class HeldBody:
@@ -48,6 +53,8 @@ class HeldBody:
         """Count *more* bytes of a body that has *size* with them; raises Rejected where that is too much."""
         if size > self._limits.max_body_bytes:
             raise intake.too_large(self._limits)
+        if self._held_bytes and more > 0:  # what a body in one piece costs is in the price of a stream
+            more += PIECE_COST_BYTES
         self._budget.take(more, self._limits.max_buffered_bytes)
         self._held_bytes += more
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import email
+import email.message
 import email.policy
 import tracemalloc
 from itertools import pairwise
@@ -15,7 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from extproc.body import splice
 from extproc.form import SLICE_BYTES, WORK_BYTES, FormReader
-from extproc.formgrammar import InvalidForm, boundary_of
+from extproc.formgrammar import FormType, InvalidForm, form_type, part_headers
 from extproc.formscan import MAX_PARTS, PART_HEADERS_MAX_BYTES, FormScanner
 from extproc.jsonscan import NAME_MAX_BYTES, ModelFound
 
@@ -30,16 +32,19 @@ def form(*parts: tuple[bytes, bytes], boundary: bytes = b"b") -> bytes:
     return b"".join(made) + b"--" + boundary + b"--\r\n"
 
 
-def scan(*pieces: bytes, boundary: bytes = b"b") -> ModelFound:
-    scanner = FormScanner(boundary)
+B_FORM = FormType(b"b")
+
+
+def scan(*pieces: bytes, form: FormType = B_FORM) -> ModelFound:
+    scanner = FormScanner(form)
     for piece in pieces:
         scanner.feed(piece)
     return scanner.finish()
 
 
-def outcome(*pieces: bytes, boundary: bytes = b"b") -> ModelFound | str:
+def outcome(*pieces: bytes, form: FormType = B_FORM) -> ModelFound | str:
     try:
-        return scan(*pieces, boundary=boundary)
+        return scan(*pieces, form=form)
     except InvalidForm as fault:
         return str(fault)
 
@@ -248,6 +253,7 @@ def test_too_many_parts_and_too_long_headers_are_refused():
 
 
 PLAIN = "a `model` that is not plain text"
+EXTENDED = "a content-type with an extended parameter (`name*=`)"
 HEADER_FAULTS = [
     (b"Content-Type: text/plain", "a malformed content-disposition"),
     (b'Content-Disposition: attachment; name="model"', "a part whose content-disposition is not form-data"),
@@ -269,6 +275,7 @@ HEADER_FAULTS = [
     (b'Content-Disposition: form-data; name="model"x', "a malformed content-disposition"),
     (b"Content-Disposition: form-data, form-data; name=model", "a malformed content-disposition"),
     (b"Content-Disposition: form-data name=model", "a malformed content-disposition"),
+    (b"Content-Disposition: form-data; name=<model>", "a malformed content-disposition"),
     (b'Content-Disposition: form-data;\r\n name="model"', "a part with a malformed header"),
     (b'Content-Disposition : form-data; name="model"', "a part with a malformed header"),
     (b' Content-Disposition: form-data; name="model"', "a part with a malformed header"),
@@ -288,6 +295,10 @@ HEADER_FAULTS = [
     (MODEL + b"\r\nContent-Type: text/plain; charset=utf-16", PLAIN),
     (MODEL + b"\r\nContent-Type: text/plain; charset=utf-7", PLAIN),
     (MODEL + b"\r\nContent-Type: text/plain; charset=cp037", PLAIN),
+    (MODEL + b"\r\nContent-Type: text/plain; charset=", "a malformed content-type"),
+    (MODEL + b'\r\nContent-Type: text/plain; charset=""', PLAIN),
+    (MODEL + b"\r\nContent-Type: text/plain; charset=utf-8; charset*=utf-7", EXTENDED),
+    (MODEL + b"\r\nContent-Type: text/plain; charset*0=utf; charset*1=-7", EXTENDED),
     (MODEL + b"\r\nContent-Type: ", "a malformed content-type"),
 ]
 
@@ -297,11 +308,38 @@ def test_headers_that_parsers_read_differently_are_refused(headers, fault):
     assert outcome(model_part(headers)) == f"{fault} at byte 107"
 
 
-def test_a_name_in_a_charset_that_not_all_know_is_refused_and_a_plain_one_is_not():
-    latin = MODEL + b"\r\nContent-Type: text/plain; charset=iso-8859-1"
-    assert names(model_part(latin, b"qwq")) == ["qwq"]
-    assert names(model_part(latin, "é".encode())) == "a `model` that is not UTF-8 at byte 201"
+def test_a_name_in_bytes_that_are_no_utf_8_is_refused():
     assert names(model_part(MODEL, b"\xe9")) == "a `model` that is not UTF-8 at byte 155"
+
+
+UTF_8 = ["utf-8", "UTF-8", "utf8", '"utf8"']
+SUPERSETS_OF_ASCII = [
+    *["us-ascii", "ascii", "ISO-8859-1", "iso8859-1", "latin1", "latin-1", '"Windows-1252"', "cp1252"]
+]
+ACCENTED = "modèle".encode()
+
+
+@pytest.mark.parametrize("charset", UTF_8)
+def test_all_of_a_name_is_read_in_a_charset_that_is_utf_8(charset):
+    part = MODEL + b"\r\nContent-Type: text/plain; charset=" + charset.encode()
+    assert form_type("multipart/form-data; boundary=b; charset=" + charset) == FormType(b"b")
+    assert names(form((part, ACCENTED))) == ["modèle"]
+
+
+@pytest.mark.parametrize("charset", SUPERSETS_OF_ASCII)
+def test_ascii_is_read_in_a_charset_that_contains_it_and_what_differs_is_refused(charset):
+    """Some parsers obey the charset of a part, some that of the form, some none."""
+    part = MODEL + b"\r\nContent-Type: text/plain; charset=" + charset.encode()
+    assert names(form((part, b"qwq"))) == ["qwq"]
+    fault = f"a `model` that is not ASCII at byte {len(part) + 9}"
+    assert names(form((part, ACCENTED))) == fault
+
+    form_of_it = form_type("multipart/form-data; boundary=b; charset=" + charset)
+    assert form_of_it == FormType(b"b", "ASCII")
+    for headers in (MODEL, MODEL + b"\r\nContent-Type: text/plain; charset=utf-8"):
+        assert scan(form((headers, b"qwq")), form=form_of_it).names == ("qwq",)
+        fault = f"a `model` that is not ASCII at byte {len(headers) + 9}"
+        assert outcome(form((headers, ACCENTED)), form=form_of_it) == fault
 
 
 # -- content-type -------------------------------------------------------------------------------------------
@@ -311,6 +349,7 @@ BOUNDARIES = [
     ('Multipart/Form-Data;Boundary="b"', b"b"),
     ("multipart/form-data ; boundary=----WebKitFormBoundaryA1 ;", b"----WebKitFormBoundaryA1"),
     ("multipart/form-data; charset=UTF-8; boundary=a/b:c=d?e", b"a/b:c=d?e"),
+    ("multipart/form-data; boundary=b; charset=utf8", b"b"),
     ('multipart/form-data; boundary="a, b"; x=y', b"a, b"),
     ("multipart/form-data; boundary=" + "x" * 70, b"x" * 70),
 ]
@@ -318,9 +357,10 @@ BOUNDARIES = [
 
 @pytest.mark.parametrize(("content_type", "boundary"), BOUNDARIES)
 def test_the_boundary_is_read(content_type, boundary):
-    assert boundary_of(content_type) == boundary
+    assert form_type(content_type) == FormType(boundary)
 
 
+CHARSET = "a charset other than UTF-8, ASCII, ISO-8859-1 and windows-1252"
 CONTENT_TYPE_FAULTS = [
     ("", "its content-type is another"),
     ("application/json", "its content-type is another"),
@@ -330,18 +370,26 @@ CONTENT_TYPE_FAULTS = [
     ("multipart/form-data; boundary=", "a malformed content-type"),
     ('multipart/form-data; boundary=""', "its content-type has no boundary"),
     ("multipart/form-data; x-boundary=b", "its content-type has no boundary"),
-    ("multipart/form-data; boundary*=utf-8''b", "its content-type has no boundary"),
+    ("multipart/form-data; boundary*=utf-8''b", EXTENDED),
+    ("multipart/form-data; boundary=b; boundary*=utf-8''c", EXTENDED),
+    ("multipart/form-data; boundary*0=c; boundary=b", EXTENDED),
+    ("multipart/form-data; boundary=b; charset*=utf-8''utf-7", EXTENDED),
+    ("multipart/form-data; charset*0=utf; charset*1=-7; boundary=b", EXTENDED),
+    ("multipart/form-data; boundary=b; charset=utf-8; CHARSET*0*=utf-7", EXTENDED),
     ("multipart/form-data; boundary=a; boundary=b", "a content-type with two parameters of one name"),
     ("multipart/form-data; boundary=a; BOUNDARY=a", "a content-type with two parameters of one name"),
     ("multipart/form-data; boundary=a, multipart/form-data; boundary=b", "a malformed content-type"),
     ('multipart/form-data; boundary="a', "a malformed content-type"),
     ('multipart/form-data; boundary="a\\b"', "a boundary with characters that none may have"),
     ('multipart/form-data; boundary="a "', "a boundary with characters that none may have"),
-    ("multipart/form-data; boundary=a<b", "a boundary with characters that none may have"),
+    ("multipart/form-data; boundary=a{b", "a boundary with characters that none may have"),
     ("multipart/form-data; boundary=é", "a boundary with characters that none may have"),
     ("multipart/form-data; boundary=" + "x" * 71, "a boundary of more than 70 characters"),
-    ("multipart/form-data; boundary=b; charset=utf-16", "a charset other than UTF-8"),
-    ("multipart/form-data; boundary=b; charset=utf-7", "a charset other than UTF-8"),
+    ("multipart/form-data; boundary=<b>", "a malformed content-type"),
+    ("multipart/form-data; boundary=b; charset=utf-16", CHARSET),
+    ("multipart/form-data; boundary=b; charset=utf-7", CHARSET),
+    ("multipart/form-data; boundary=b; charset=utf_8", CHARSET),
+    ('multipart/form-data; boundary=b; charset=""', CHARSET),
     ("multipart/form-data; boundary = b", "a malformed content-type"),
     ("multipart/form-data boundary=b", "its content-type is another"),
 ]
@@ -350,7 +398,7 @@ CONTENT_TYPE_FAULTS = [
 @pytest.mark.parametrize(("content_type", "fault"), CONTENT_TYPE_FAULTS)
 def test_a_content_type_whose_boundary_parsers_read_differently_is_refused(content_type, fault):
     with pytest.raises(InvalidForm) as error:
-        boundary_of(content_type)
+        form_type(content_type)
     assert str(error.value) == fault
 
 
@@ -385,8 +433,23 @@ def split(body: bytes, data: st.DataObject) -> list[bytes]:
     return [body[start:end] for start, end in pairwise([0, *cuts, len(body)])]
 
 
-def read_by_starlettes_parser(body: bytes) -> list[tuple[str, bytes]]:
-    """(name, data) of each part as vLLM and SGLang read it."""
+def options_as_they_were_read(header: bytes | str) -> tuple[bytes, dict[bytes, bytes]]:
+    """As python-multipart up to 0.0.20 does: with Python's mail parser, which obeys RFC 2231."""
+    message = email.message.Message()
+    message["content-type"] = header.decode("latin-1") if isinstance(header, bytes) else header
+    (kind, _), *options = message.get_params(failobj=[("", "")])
+    return kind.encode("latin-1"), {
+        name.encode("latin-1"): (value[-1] if isinstance(value, tuple) else value).encode("latin-1")
+        for name, value in options
+    }
+
+
+OPTIONS_READERS = [parse_options_header, options_as_they_were_read]
+"""Of a header: today's, and that of model servers which are a year old."""
+
+
+def read_by_starlettes_parser(body: bytes, options=parse_options_header) -> list[tuple[str, bytes]]:
+    """(name, data) of each part as vLLM and SGLang read it, headers by *options*."""
     fields: list[tuple[str, bytes]] = []
     header: list[bytes] = [b"", b""]
     name, value = "", bytearray()
@@ -394,7 +457,7 @@ def read_by_starlettes_parser(body: bytes) -> list[tuple[str, bytes]]:
     def header_end() -> None:
         nonlocal name
         if header[0].lower() == b"content-disposition":
-            name = parse_options_header(header[1])[1][b"name"].decode("latin-1")
+            name = options(header[1])[1][b"name"].decode("latin-1")
         header[:] = [b"", b""]
 
     def part_end() -> None:
@@ -436,7 +499,7 @@ def read_by_the_mail_parser(body: bytes) -> list[tuple[str, bytes]]:
 @given(forms(), st.data())
 def test_other_parsers_read_the_same_form_and_only_its_model_changes(made, data):
     body, fields = made
-    assert read_by_starlettes_parser(body) == fields
+    assert [read_by_starlettes_parser(body, options) for options in OPTIONS_READERS] == [fields, fields]
     found = scan(*split(body, data))
     assert values(body, found) == [value for name, value in fields if name == "model"]
     assert [name.encode() for name in found.names if name is not None] == values(body, found)
@@ -464,7 +527,9 @@ def mutated(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(body)))
         piece = draw(
-            PIECES | st.sampled_from([b'"', b";", b":", b"\\", b" ", b"name=model", b"*", b"\r\n\r\n"])
+            PIECES
+            | st.sampled_from([b'"', b";", b":", b"\\", b" ", b"name=model", b"*", b"\r\n\r\n"])
+            | st.sampled_from([b"; name=<model>", b"; name*=utf-8''model", b"; name*0=model", b"<", b">"])
         )
         body = body[:at] + piece + body[at + draw(st.integers(0, 3)) :]
     return body
@@ -475,16 +540,65 @@ def test_any_split_gives_the_same_result(body, data):
     assert outcome(*split(body, data)) == outcome(body)
 
 
-@given(mutated())
-def test_no_model_server_reads_another_model_than_we_do(body):
+@pytest.mark.parametrize("options", OPTIONS_READERS)
+@given(body=mutated())
+def test_no_model_server_reads_another_model_than_we_do(options, body):
     found = outcome(body)
     if isinstance(found, str):
         return
     try:
-        theirs = [value for name, value in read_by_starlettes_parser(body) if name == "model"]
+        theirs = [value for name, value in read_by_starlettes_parser(body, options) if name == "model"]
     except (MultipartParseError, KeyError):
         return  # refused there
     assert theirs == values(body, found)
+
+
+def header_values(first: str, names: list[str], of_values: list[str]) -> st.SearchStrategy[str]:
+    """*first* and more parameters, few of them malformed or given twice."""
+    separators = st.sampled_from(["; "] * 9 + [";", " ; ", ";;", " ", ""])
+    values = st.sampled_from(of_values * 2 + ["x", '""', '"; ', '"\\"', '"', "'x'"])
+    parameter = st.tuples(separators, st.sampled_from(names), st.just("="), values)
+    several = st.lists(parameter, max_size=3, unique_by=lambda made: made[1]) | st.lists(
+        parameter, max_size=4
+    )
+    return several.map(lambda made: first + "".join(map("".join, made)))
+
+
+CONTENT_TYPES = header_values(
+    "multipart/form-data; boundary=b",
+    ["boundary", "charset", "CHARSET", "x", "boundary*", "charset*", "charset*0", "x*1*"],
+    ["b", "<c>", "c", "utf8", '"utf-8"', "utf-7", '"utf-7"', "utf-8''utf-7", "us-ascii", "latin1", "<utf-7>"],
+)
+DISPOSITIONS = header_values(
+    "form-data",
+    ["name", "NAME", "filename", "x", "name*", "name*0", "name*1*"],
+    ["model", '"model"', "<model>", '"<model>"', "file", "utf-8''model", "mod", "el"],
+)
+
+
+@pytest.mark.parametrize("options", OPTIONS_READERS)
+@given(disposition=DISPOSITIONS)
+def test_no_model_server_takes_another_field_for_the_model_than_we_do(options, disposition):
+    try:
+        ours = part_headers(f"content-disposition: {disposition}".encode())
+    except InvalidForm:
+        return
+    _, theirs = options(disposition)
+    assert (theirs[b"name"] == b"model") == (ours.name == "model")
+
+
+@pytest.mark.parametrize("options", OPTIONS_READERS)
+@given(content_type=CONTENT_TYPES)
+def test_no_model_server_reads_another_boundary_or_charset_than_we_do(options, content_type):
+    try:
+        ours = form_type(content_type)
+    except InvalidForm:
+        return
+    _, theirs = options(content_type)
+    assert theirs[b"boundary"] == ours.boundary
+    codec = codecs.lookup(theirs.get(b"charset", b"utf-8").decode())
+    for sample in [b"qwq", ACCENTED] if ours.codec == "UTF-8" else [b"qwq"]:
+        assert codec.decode(sample)[0] == sample.decode()
 
 
 # -- the reader ---------------------------------------------------------------------------------------------
@@ -492,7 +606,7 @@ def test_no_model_server_reads_another_model_than_we_do(body):
 
 def read(chunks: list[bytes]) -> tuple[ModelFound, int]:
     """What is found, and how often the reader gave way."""
-    reader = FormReader(b"b")
+    reader = FormReader(B_FORM)
     turns = sum(1 for chunk in chunks for _ in reader.feed(chunk))
     assert all(kept is given for kept, given in zip(reader.chunks, chunks, strict=True))
     assert reader.size == sum(map(len, chunks))
@@ -529,7 +643,7 @@ def test_many_parts_give_way_more_often():
 )
 def test_little_is_held_of_what_has_been_read(body):
     pieces = [body[at : at + 65536] for at in range(0, len(body), 65536)]
-    scanner = FormScanner(b"b" * 61 if body.startswith(b"--bb") else b"b")
+    scanner = FormScanner(FormType(b"b" * 61 if body.startswith(b"--bb") else b"b"))
     tracemalloc.start()
     try:
         steps = sum(map(scanner.feed, pieces))

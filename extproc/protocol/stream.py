@@ -44,8 +44,19 @@ from .messages import (
 )
 from .steps import REQUEST_MESSAGES, REQUEST_STEPS, RESPONSE_STEPS, WHOLE_AT_ONCE, Half
 
-PARKED_PATH = "extproc:waits-for-its-body"
-"""What the path is until the body is answered, where else a request could go somewhere before: no slash, no route."""
+PARKED_PREFIX = "extproc:waits-for-its-body:"
+PARKED_PATH_MAX = 1024
+"""Characters of a client's path that are kept in a parked one: enough for a log, and no request's headers outgrow
+Envoy's limit (60 KiB) for it."""
+
+
+def parked_path(path: str) -> str:
+    """What *path* is until the body is answered, where else a request could go somewhere before: no slash, no route.
+
+    Where the request is refused this stays in Envoy's access log, whatever its format: so the client's path is in it.
+    (Dynamic metadata need a format of ours; `x-envoy-original-path` may not be set by default.)
+    """
+    return PARKED_PREFIX + path[:PARKED_PATH_MAX].replace("/", "%2F")
 
 
 def is_upgrade(headers: Headers) -> bool:
@@ -153,7 +164,7 @@ class ExtProcStream:
         if self.request_mode is BodyMode.STREAMED:
             self.request_mode, self.overridden = BodyMode.BUFFERED_PARTIAL, True
             override = ModeOverride(BodyMode.BUFFERED_PARTIAL, self._answer.mode)
-        parked = Mutation(path=PARKED_PATH, clear_route_cache=True)
+        parked = Mutation(path=parked_path(self._headers.get(":path", "")), clear_route_cache=True)
         self._replies.append(HeadersReply(Phase.REQUEST, parked, override))
 
     def _request_body(self, data: Piece, end: bool) -> Event | None:

@@ -18,6 +18,7 @@ from extproc.content_coding import (
 )
 from extproc.errors import InvalidBody
 from extproc.form import FormReader
+from extproc.formgrammar import FormType
 
 from ..choices import Choices, pieces
 from ..steps import result_of
@@ -46,7 +47,7 @@ class Opaque(FormReader):
     """Keeps what is decoded, and makes nothing of it."""
 
     def __init__(self) -> None:
-        super().__init__(b"")
+        super().__init__(FormType(b""))
 
     def feed(self, chunk: bytes | memoryview) -> Iterable[None]:  # type: ignore[override]
         self.chunks.append(chunk)

@@ -9,7 +9,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from extproc.body import splice
 from extproc.form import FormReader
-from extproc.formgrammar import InvalidForm, boundary_of
+from extproc.formgrammar import FormType, InvalidForm, form_type
 from extproc.jsonscan import ModelFound
 
 from ..choices import pieces
@@ -22,25 +22,25 @@ NAME = b"another"
 def run(data: bytes) -> None:
     rule, content_type, body = [*data.split(b"\n", 2), b"", b""][:3]
     try:
-        boundary = boundary_of(content_type.decode("latin-1"))
+        form = form_type(content_type.decode("latin-1"))
     except InvalidForm:
         return
     chunks = pieces(body, sum(rule) % 256)
-    found = _read(chunks, boundary)
-    assert _read([body], boundary) == found, "the chunking matters"
+    found = _read(chunks, form)
+    assert _read([body], form) == found, "the chunking matters"
     if isinstance(found, str):
         return
-    _compare(body, boundary, found)
+    _compare(body, form.boundary, found)
     if found.spans and all(start < end for start, end in found.spans):
         changed = b"".join(splice(chunks, found.spans, NAME))
         assert len(changed) == len(body) + sum(len(NAME) - (end - start) for start, end in found.spans)
-        after = _read([changed], boundary)
+        after = _read([changed], form)
         assert isinstance(after, ModelFound)
         assert set(after.names) == {NAME.decode()}
 
 
-def _read(chunks: Iterable[bytes], boundary: bytes) -> ModelFound | str:
-    reader = FormReader(boundary)
+def _read(chunks: Iterable[bytes], form: FormType) -> ModelFound | str:
+    reader = FormReader(form)
     try:
         for chunk in chunks:
             for _ in reader.feed(chunk):

@@ -155,6 +155,40 @@ async def test_a_body_is_waited_for_and_pinned_whenever_it_comes(
         assert request.values("content-length") == []  # Envoy drops it; the body is chunked
 
 
+def logs_to(path: Path, text: str, change: Change) -> Change:
+    """*change*, and an access log of lines of *text*."""
+
+    def also(bootstrap: dict[str, Any]) -> None:
+        change(bootstrap)
+        (listener,) = bootstrap["static_resources"]["listeners"]
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        log = {"path": str(path), "log_format": {"text_format_source": {"inline_string": text + "\n"}}}
+        kind = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
+        manager["access_log"] = [
+            {"name": "envoy.access_loggers.file", "typed_config": {"@type": kind, **log}}
+        ]
+
+    return also
+
+
+@pytest.mark.parametrize("mode", ["STREAMED", "BUFFERED_PARTIAL"])
+async def test_the_path_of_a_refused_request_is_in_envoys_access_log(
+    stack: Stack, tmp_path: Path, mode: str
+) -> None:
+    log = tmp_path / "access.log"
+    change = logs_to(log, "%RESPONSE_CODE% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", sends(mode))
+    async with envoy_with(stack, tmp_path, change) as client:
+        for data in (HEAD + REST, HEAD):
+            async with client.post(CHAT + "?user=a/b", data=data) as response:
+                await response.read()
+
+    assert log.read_text().splitlines() == [
+        "200 /v1/chat/completions?user=a/b",
+        "400 extproc:waits-for-its-body:%2Fv1%2Fchat%2Fcompletions?user=a%2Fb",
+    ]
+    assert [request.path for request in stack.received()] == [CHAT + "?user=a/b"]
+
+
 @pytest.mark.parametrize("mode", ["STREAMED", "BUFFERED_PARTIAL"])
 async def test_a_body_above_envoys_buffer_limit_is_refused_at_once(
     stack: Stack, tmp_path: Path, mode: str
