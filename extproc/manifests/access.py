@@ -11,6 +11,10 @@ from .workload import metadata
 
 RBAC = "rbac.authorization.k8s.io"
 WATCH = ("list", "watch")
+API_SERVER = "the API server, which no selector can name; if it listens on another port, put that here"
+COLLECTOR = (
+    "OTLP, to any address, as a URL names no pods; if its Service has another targetPort, put that here"
+)
 POOL_GROUPS = ("inference.networking.k8s.io", X_GROUP)
 
 
@@ -100,20 +104,25 @@ def network_policy(plan: Plan) -> Object:
             ],
             "egress": [
                 {"ports": Why([{"port": 53, "protocol": "UDP"}, _port(53)], "DNS")},
-                {"ports": Why([_port(443), _port(6443)], "the API server, which no selector can name")},
-                *(_scrape(pool) for pool in plan.pools),
+                {"ports": Why([_port(443), _port(6443)], API_SERVER)},
+                *_to_collector(plan),
+                *(_to_pods(pool) for pool in plan.pools),
             ],
         },
     }
 
 
-def _scrape(pool: PoolPlan) -> Object:
+def _to_collector(plan: Plan) -> list[Object]:
+    return [] if plan.otlp_port is None else [{"ports": Why([_port(plan.otlp_port)], COLLECTOR)}]
+
+
+def _to_pods(pool: PoolPlan) -> Object:
     pods: Object = {"namespaceSelector": _namespace(pool.namespace)}
     if pool.selector is not None:
         pods["podSelector"] = {"matchLabels": pool.selector}
     return {
-        "to": Why([pods], f"the pods of {pool.name}: their metrics"),
-        "ports": [_port(port) for port in pool.scraped_ports],
+        "to": Why([pods], f"the pods of {pool.name}: their metrics, and which models they have"),
+        "ports": [_port(port) for port in pool.asked_ports],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ..otlp import settings
 from .plan import MAX_BODY_BYTES, ManifestError, Plan
 
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -16,6 +17,7 @@ CONFIG_MAP_BYTES = 1_000_000
 def check(plan: Plan) -> None:
     """Raises ManifestError where names cannot be, or where the target cannot do what the config says."""
     _check_names(plan)
+    _check_otlp(plan)
     if len(plan.config_text.encode()) > CONFIG_MAP_BYTES:
         raise ManifestError(f"the config is longer than the {CONFIG_MAP_BYTES} bytes that a ConfigMap holds")
     if plan.target != "envoy-gateway":
@@ -48,6 +50,19 @@ def _check_picker(plan: Plan) -> None:
         raise ManifestError(
             f"$.pools[0].fallback_endpoints: {plan.retries}; this gateway takes one endpoint (ORIGINAL_DST) and "
             "answers 503 to a list: 0 is allowed"
+        )
+
+
+def _check_otlp(plan: Plan) -> None:
+    """As the router would read it, and with the port that the NetworkPolicy opens."""
+    try:
+        settings.read(plan.otlp_endpoint, {})
+    except settings.OtlpError as error:
+        raise ManifestError(str(error)) from None
+    if plan.otlp_endpoint is not None and not plan.otlp_port:
+        raise ManifestError(
+            f"--otlp-endpoint: {plan.otlp_endpoint!r} has no port, which the NetworkPolicy is to open; 4317 is usual "
+            "for gRPC, 4318 for HTTP"
         )
 
 

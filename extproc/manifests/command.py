@@ -59,7 +59,7 @@ class _Service(click.ParamType[tuple[str, tuple[str, int]]]):
 @click.option(
     "--image", default="extproc:latest", show_default=True, help="None is published yet: name your own."
 )
-@click.option("--replicas", type=click.IntRange(1, 100), default=2, show_default=True)
+@click.option("--replicas", type=click.IntRange(1, 100), default=2, show_default=True, help="Of the router.")
 @click.option(
     "--path-prefix", "path_prefixes", multiple=True, default=("/v1",), show_default=True, help="Repeatable."
 )
@@ -74,6 +74,11 @@ class _Service(click.ParamType[tuple[str, tuple[str, int]]]):
     help="Answers outlive a router that dies; leans on the header removal in the ClientTrafficPolicy.",
 )
 @click.option("--service-monitor", is_flag=True, help="A ServiceMonitor for the Prometheus operator.")
+@click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    help="Of an OpenTelemetry collector, with its port: traces and metrics go there.",
+)
 @click.option("--part", type=click.Choice(PARTS), default="all", show_default=True, help="Ours, or the rest.")
 @click.option("--output", type=_DIRECTORY, help="A directory for kustomize instead of stdout.")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Literal
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -64,8 +65,10 @@ class PoolPlan(Struct, frozen=True):
     mirrors: tuple[Mirror, ...] = ()
 
     @property
-    def scraped_ports(self) -> tuple[int | str, ...]:
-        return self.target_ports if self.metrics_port is None else (self.metrics_port,)
+    def asked_ports(self) -> tuple[int | str, ...]:
+        """Where we ask the pods ourselves: for `/v1/models`, and for their metrics."""
+        metrics = () if self.metrics_port is None else (self.metrics_port,)
+        return tuple(dict.fromkeys((*self.target_ports, *metrics)))
 
 
 class Plan(Struct, frozen=True):
@@ -88,6 +91,8 @@ class Plan(Struct, frozen=True):
     service_monitor: bool = False
     fail_open: bool = False
     """Whether answers that are under way outlive a router that dies."""
+    otlp_endpoint: str | None = None
+    """URL, with its port, of an OpenTelemetry collector."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -96,6 +101,11 @@ class Plan(Struct, frozen=True):
     @property
     def pool_namespaces(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(pool.namespace for pool in self.pools))
+
+    @property
+    def otlp_port(self) -> int | None:
+        """Of the collector; None: there is none."""
+        return None if self.otlp_endpoint is None else urlsplit(self.otlp_endpoint).port
 
     @property
     def needs_nodes(self) -> bool:

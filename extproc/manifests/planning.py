@@ -37,6 +37,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     with_gateway: bool = False
     service_monitor: bool = False
     fail_open: bool = False
+    otlp_endpoint: str | None = None
 
 
 def make(wish: Wish, documents: Documents) -> Plan:
@@ -60,6 +61,7 @@ def make(wish: Wish, documents: Documents) -> Plan:
         with_gateway=wish.with_gateway,
         service_monitor=wish.service_monitor,
         fail_open=wish.fail_open,
+        otlp_endpoint=wish.otlp_endpoint,
     )
     _check_services(wish, config)
     pools = [_pool(wish, documents, plan, pool, index) for index, pool in enumerate(config.pools)]

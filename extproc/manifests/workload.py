@@ -142,6 +142,7 @@ def _container(plan: Plan) -> Object:
             "IfNotPresent", "else `latest` is pulled even where it was loaded onto the node"
         ),
         "args": _arguments(plan),
+        **_environment(plan),
         "ports": [
             {"name": "grpc", "containerPort": GRPC_PORT},
             {"name": "http", "containerPort": HTTP_PORT},
@@ -171,6 +172,13 @@ def _container(plan: Plan) -> Object:
             }
         ],
     }
+
+
+def _environment(plan: Plan) -> Object:
+    if plan.otlp_endpoint is None:
+        return {}
+    collector = "traces and metrics go there; the NetworkPolicy has its port"
+    return {"env": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": Why(plan.otlp_endpoint, collector)}]}
 
 
 def _arguments(plan: Plan) -> list[Any]:

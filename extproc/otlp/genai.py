@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics.export import Histogram, Metric
 from prometheus_client.core import Metric as Family
 
 from ..config import Config
-from ..request import bare_path
+from ..request import plain_path
 from .metrics import CUMULATIVE, Interval, Labels, histogram_points
 
 METRICS = {
@@ -37,7 +37,7 @@ NAMES = {"model": "gen_ai.request.model", "target_model": "gen_ai.response.model
 
 def operation(path: str) -> str | None:
     """`gen_ai.operation.name` of a request for *path*; None where the conventions know none."""
-    bare = bare_path(path).rstrip("/")
+    bare = plain_path(path).rstrip("/")
     return next((name for end, name in OPERATIONS.items() if bare.endswith(end)), None)
 
 
@@ -53,7 +53,7 @@ def convert(family: Family, interval: Interval, providers: Mapping[str, str]) ->
     name, unit = METRICS[family.name]
     series = {tuple((k, v) for k, v in sample.labels.items() if k != "le") for sample in family.samples}
     attributes = {labels: found for labels in series if (found := _attributes(labels, providers))}
-    points = list(histogram_points(family.samples, interval, attributes))
+    points = list(histogram_points(family, interval, attributes))
     if points:
         yield Metric(name, family.documentation, unit, Histogram(points, CUMULATIVE))
 

@@ -1,8 +1,8 @@
-"""The Prometheus registry as OTLP: the same names, labels and figures; counts since the process began."""
+"""The Prometheus registry as OTLP: the same names, labels and figures; each count since its series began."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from prometheus_client.core import Sample
 CUMULATIVE = AggregationTemporality.CUMULATIVE
 
 Labels = tuple[tuple[str, str], ...]
+Series = tuple[str, Labels]
+"""A family's name, and the labels of one of its counts."""
 
 
 class Interval(Struct, frozen=True):
@@ -29,16 +31,21 @@ class Interval(Struct, frozen=True):
 
     start_ns: int
     now_ns: int
+    starts: Mapping[Series, int] = {}
+    """Where a count began later."""
+
+    def start_of(self, name: str, labels: Labels) -> int:
+        return self.starts.get((name, labels), self.start_ns)
 
 
 def convert(family: Family, interval: Interval) -> Iterator[Metric]:
     """*family* as the metrics of OTLP: several only for types that it does not have."""
     if family.type == "histogram":
-        points = list(histogram_points(family.samples, interval))
+        points = list(histogram_points(family, interval))
         yield Metric(family.name, family.documentation, "", Histogram(points, CUMULATIVE))
         return
     for name, samples in _by_name(family.samples).items():
-        numbers = [_number(sample, interval) for sample in samples]
+        numbers = [_number(family.name, sample, interval) for sample in samples]
         data = Sum(numbers, CUMULATIVE, True) if family.type == "counter" else Gauge(numbers)
         yield Metric(name, family.documentation, "", data)
 
@@ -51,8 +58,9 @@ def pieces(metric: Metric, points: int) -> Iterator[Metric]:
         yield replace(metric, data=some)
 
 
-def _number(sample: Sample, interval: Interval) -> NumberDataPoint:
-    return NumberDataPoint(dict(sample.labels), interval.start_ns, interval.now_ns, float(sample.value))
+def _number(name: str, sample: Sample, interval: Interval) -> NumberDataPoint:
+    start_ns = interval.start_of(name, tuple(sample.labels.items()))
+    return NumberDataPoint(dict(sample.labels), start_ns, interval.now_ns, float(sample.value))
 
 
 def _by_name(samples: Iterable[Sample]) -> Mapping[str, list[Sample]]:
@@ -64,7 +72,7 @@ def _by_name(samples: Iterable[Sample]) -> Mapping[str, list[Sample]]:
 
 
 def histogram_points(
-    samples: Sequence[Sample],
+    family: Family,
     interval: Interval,
     attributes: Mapping[Labels, Mapping[str, Any]] | None = None,
 ) -> Iterator[HistogramDataPoint]:
@@ -75,7 +83,7 @@ def histogram_points(
     """
     buckets: dict[Labels, list[tuple[float, int]]] = {}
     sums: dict[Labels, float] = {}
-    for sample in samples:
+    for sample in family.samples:
         labels = dict(sample.labels)
         bound = labels.pop("le", None)
         key = tuple(labels.items())
@@ -90,7 +98,7 @@ def histogram_points(
         counts = [n - before for (_, n), (_, before) in zip(at_most, [(0.0, 0), *at_most], strict=False)]
         yield HistogramDataPoint(
             attributes=dict(key) if attributes is None else attributes[key],
-            start_time_unix_nano=interval.start_ns,
+            start_time_unix_nano=interval.start_of(family.name, key),
             time_unix_nano=interval.now_ns,
             count=at_most[-1][1],
             sum=sums[key],

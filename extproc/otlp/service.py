@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.metrics.export import Metric as OtlpMetric
@@ -26,6 +26,7 @@ from . import exporters, genai, sdk_log, spans
 from .exporting import Exporter
 from .metrics import Interval, convert, pieces
 from .settings import Settings, Signal
+from .starts import Starts
 
 FLUSH_S = 2.0
 """After the drain: for what is left to leave."""
@@ -52,6 +53,7 @@ class Otlp:
         self._router = router
         self._interval_s = settings.interval_s
         self._start_ns = time.time_ns()
+        self._starts = Starts(self._start_ns)
         self._resource = resource()
         self._scope = InstrumentationScope("extproc", __version__)
         self._spans: Exporter[ReadableSpan] | None = None
@@ -117,11 +119,10 @@ class Otlp:
     def _messages(
         self, families: Sequence[Metric], providers: dict[str, str], now_ns: int
     ) -> Iterator[MetricsData]:
-        interval = Interval(self._start_ns, now_ns)
+        interval = Interval(self._start_ns, now_ns, self._starts.read(_paced(families), now_ns))
         found: list[OtlpMetric] = []
         points = 0
-        for family in families:
-            time.sleep(0)  # for the event loop, as above
+        for family in _paced(families):
             for metric in (*convert(family, interval), *genai.convert(family, interval, providers)):
                 for piece in pieces(metric, POINTS):
                     found.append(piece)
@@ -144,6 +145,13 @@ async def collect(registry: CollectorRegistry) -> list[Metric]:
         families.append(family)
         await asyncio.sleep(0)
     return families
+
+
+def _paced(families: Iterable[Metric]) -> Iterator[Metric]:
+    """*families*, with the event loop let in between them."""
+    for family in families:
+        time.sleep(0)
+        yield family
 
 
 def _host(signal: Signal | None) -> str | None:

@@ -9,7 +9,6 @@ from ..logs import Logger
 from ..metrics import Metrics
 from ..router import Router
 from . import settings
-from .settings import OtlpError
 
 if TYPE_CHECKING:
     from .service import Otlp
@@ -30,13 +29,9 @@ def start(
     found = settings.read(endpoint, env)
     if found is None:
         return None
-    try:
-        from .installed import check
+    from .installed import check
 
-        check()
-        from .service import Otlp
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        told = f"OTLP is configured, but {package} is not installed: pip install 'extproc[otlp]'"
-        raise OtlpError(told) from error
+    check()
+    from .service import Otlp
+
     return Otlp(found, metrics, log, router, clock)
