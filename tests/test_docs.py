@@ -16,32 +16,15 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from command_table import COMMANDS
 from crd_validation import custom_kinds, errors, has_schema
 from manifest_runs import config_of, objects, of_kind
-from markdown_pages import PAGES, Block, Page, page
+from markdown_pages import PAGES, ROOT, Block, Page, page
 
 from extproc import cli, config_file
-from extproc.benchmark.command import bench
-from extproc.cordon_command import cordon, uncordon
-from extproc.demo.command import demo
-from extproc.doctor.command import doctor
-from extproc.explain_command import explain_command
-from extproc.manifests.command import manifests
-from extproc.sim.command import sim
 
 BLOCKS = [block for each in PAGES.values() for block in each.blocks]
 YAML = [block for block in BLOCKS if block.language == "yaml"]
-COMMANDS: dict[str, click.Command] = {
-    **cli.cli.commands,
-    "manifests": manifests,
-    "doctor": doctor,
-    "cordon": cordon,
-    "uncordon": uncordon,
-    "explain": explain_command,
-    "bench": bench,
-    "sim": sim,
-    "demo": demo,
-}
 OTHERS_FLAGS = {
     *("--type", "--since", "--timeout", "--validate", "--no-deps", "--rounds"),
     *("--metrics", "--enable-metrics", "--enable-metrics-for-all-schedulers"),
@@ -136,7 +119,7 @@ README_FILES = {
     "router.yaml": next(block.text for block in YAML if block.page == "README.md"),
     "typo.yaml": """
         pools: [{name: a, endpoints: ["10.0.0.1:8000"]}]
-        profiles: [{name: mine, scorers: [{type: qeue}]}]
+        models: [{name: qwq, pool: a, critcality: Critical}]
     """,
     "name.yaml": """
         pools: [{name: a, endpoints: [{address: 10.0.0.1:8000}, {address: "vllm-0:8000"}]}]
@@ -222,6 +205,16 @@ def test_the_mirrors_rule_is_the_one_that_is_printed() -> None:
     made = objects("-f", "-", "--gateway", "inference-gateway", "--port", "8081", stdin=config.text)
     rules = of_kind(made, "HTTPRoute")["spec"]["rules"]
     assert yaml.safe_load(shown.text)["spec"]["rules"] == [rule for rule in rules if "mirror" in rule["name"]]
+
+
+def test_nobody_is_told_to_install_by_the_name_of_a_strangers_package() -> None:
+    """Who has no copy of ours installed gets another program of that name from the public package index."""
+    read = [ROOT / "Dockerfile", ROOT / "Makefile", *ROOT.glob("*.md")]
+    for folder in ("docs", "envoy", "extproc", "k8s", "monitoring"):
+        read += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".py", ".sh", ".yaml")]
+    named = re.compile(r"extproc\[[a-z]|pip install '?extproc\b")
+    told = {str(path.relative_to(ROOT)): named.findall(path.read_text()) for path in read}
+    assert {name: found for name, found in told.items() if found} == {}
 
 
 # -- links --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from extproc.benchmark.extra import MissingExtra, require_extra
+from extproc.finite_float import FiniteFloat
 
 DEFAULT_OUTPUT = Path("bench-routing")
 
@@ -23,22 +24,20 @@ DEFAULT_OUTPUT = Path("bench-routing")
 @click.option(
     "--load",
     "loads",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteFloat(min=0, min_open=True),
     multiple=True,
     help="Share of least-request's capacity; repeatable.",
 )
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), help="Calls a second, instead of --load."
-)
+@click.option("--rate", type=FiniteFloat(min=0, min_open=True), help="Calls a second, instead of --load.")
 @click.option("--policy", "policies", multiple=True, help="Of those that --list names; repeatable.")
 @click.option(
     "--routers", type=click.IntRange(2, 64), multiple=True, help="Also so many routers; repeatable."
 )
-@click.option("--duration", "duration_s", type=click.FloatRange(min=1), help="Simulated seconds of a run.")
+@click.option("--duration", "duration_s", type=FiniteFloat(min=1), help="Simulated seconds of a run.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A config file whose first pool is tried too.",
+    help="A config file whose first pool is tried too; simulated endpoints carry its endpoints' labels.",
 )
 @click.option(
     "--trace",
@@ -54,14 +53,20 @@ DEFAULT_OUTPUT = Path("bench-routing")
 @click.option(
     "--jitter",
     "jitter_s",
-    type=click.FloatRange(min=0),
+    type=FiniteFloat(min=0),
     default=0.0,
     help="Spread the trace's times by so many seconds.",
 )
 @click.option("--strict", is_flag=True, help="Exit 1 where a figure is missed.")
-@click.option("--processes", type=click.IntRange(1, 256), help="[default: one a core]")
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_OUTPUT, show_default=True
+    "--processes", type=click.IntRange(1, 256), help="That simulate at the same time.  [default: one a core]"
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_OUTPUT,
+    show_default=True,
+    help="A directory for the page, plots and JSON.",
 )
 def bench(**options: Any) -> None:
     """Compare routing policies in virtual time: this router's own deciding core against the defaults of others.

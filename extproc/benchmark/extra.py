@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from extproc.extras import how_to_install
+
 NEEDED = ("numpy", "matplotlib", "PIL")
 
 
@@ -15,4 +17,4 @@ def require_extra() -> None:
     """To be called before the first run: minutes later would be a pity.  Raises MissingExtra."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise MissingExtra(f"{' and '.join(missing)} not found: pip install 'extproc[bench]'")
+        raise MissingExtra(f"{' and '.join(missing)} not found: {how_to_install('bench')}")

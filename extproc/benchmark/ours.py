@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import cycle
 
 from msgspec.structs import replace
 
@@ -38,7 +39,8 @@ class Extproc:
         scrape_interval_s: float = 0.2,
         pool: PoolConfig | None = None,
     ) -> None:
-        """*pool*: queue, tiers and what else a config says of a pool, but for its endpoints and profile."""
+        """*pool*: queue, tiers and what else a config says of a pool, but for its profile.  Of its endpoints the
+        labels count: each replica has its own, and those of one of them, in turn."""
         self.scrape_interval_s: float | None = scrape_interval_s
         self._profile = profile or default_profile()
         self._pool = pool or PoolConfig(POOL, [])
@@ -58,11 +60,12 @@ class Extproc:
             fleet.apply(config)
 
     def _config(self, world: World) -> Config:
+        labels = cycle([member.labels for member in self._pool.members()] or [{}])
         members: list[str | EndpointConfig] = [
-            EndpointConfig(address, replica.labels)
-            for address, replica in zip(self._addresses, world.workload.replicas, strict=True)
+            EndpointConfig(address, {**replica.labels, **more})
+            for address, replica, more in zip(self._addresses, world.workload.replicas, labels, strict=False)
         ]
-        pool = replace(self._pool, name=POOL, endpoints=members, profile=self._profile.name)
+        pool = replace(self._pool, name=POOL, endpoints=members, kubernetes=None, profile=self._profile.name)
         names = {(call.lora or MODEL, call.priority) for call in world.workload.calls}
         models = [
             ModelConfig(_model_name(name, priority), POOL, priority=priority, targets=[TargetConfig(name)])

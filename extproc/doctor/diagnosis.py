@@ -53,6 +53,8 @@ class Diagnosis(Struct, frozen=True):
     """Where it was asked."""
     router: str | None
     """None: it could not be asked."""
+    no_router: str
+    """Why it could not be; empty where it could."""
     looked_at: Looked
     checks_made: int
     not_made: list[NotMade]
@@ -77,6 +79,7 @@ def diagnose(checks: Iterable[Check], setup: Setup, envoy: str, router: str, no_
     return Diagnosis(
         envoy=envoy,
         router=router if setup.router else None,
+        no_router=no_router,
         looked_at=_looked(setup),
         checks_made=made,
         not_made=not_made,

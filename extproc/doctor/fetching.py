@@ -57,9 +57,9 @@ async def _ask_router(
     try:
         return router_view.read(await _page(session, f"{router}/debug/state", token)), ""
     except FetchError as error:
-        return None, str(error)
+        return None, f"router {error}"
     except msgspec.MsgspecError as error:
-        return None, f"{router}/debug/state: not a router's state: {error}"
+        return None, f"router {router}/debug/state: not a router's state: {error}"
 
 
 async def _json(session: aiohttp.ClientSession, url: str) -> Json:
@@ -76,7 +76,8 @@ async def _page(session: aiohttp.ClientSession, url: str, headers: Mapping[str, 
     try:
         async with session.get(url, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
-                raise FetchError(f"{url}: answered {response.status}")
+                hint = " (see --token-file)" if response.status == 401 else ""
+                raise FetchError(f"{url}: answered {response.status}{hint}")
             async for piece in response.content.iter_any():
                 text += piece
                 if len(text) > MAX_BYTES:

@@ -38,7 +38,7 @@ def show(console: Console, told: Diagnosis) -> None:
 
 
 def _title(told: Diagnosis) -> Text:
-    router = f"router {told.router}" if told.router else "no router asked"
+    router = f"router {told.router}" if told.router else told.no_router
     return Text.assemble((f"Envoy {told.envoy}", "bold"), f"  ·  {router}")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 from msgspec import Struct
 
+from ..canary import Target
 from ..endpoint import NEVER, Endpoint
 from ..errors import Reason, Rejected
 from ..holding import with_room
@@ -51,6 +52,7 @@ class EndpointRow(Struct, kw_only=True):
     scores: dict[str, float] = {}
     """Scorer type to its score, 0..1, before its weight."""
     total: float | None = None
+    """None: nobody rated it, as it was out, or the only one left."""
     cost: Cost | None = None
     """Of the scorer `outstanding-work`."""
 
@@ -215,7 +217,7 @@ def _rows(
     }
     if decision is not None and table is not None:
         _rate(question, rows, decision, table)
-    return sorted(rows.values(), key=lambda row: -row.total if row.total is not None else 1.0)
+    return sorted(rows.values(), key=lambda row: (row.verdict == "out", -(row.total or 0.0)))
 
 
 def _rate(question: Question, rows: Mapping[Endpoint, EndpointRow], decision: Decision, table: Table) -> None:
@@ -223,8 +225,9 @@ def _rate(question: Question, rows: Mapping[Endpoint, EndpointRow], decision: De
     for scorer, column in zip(scorers, table.columns, strict=False):
         for endpoint, score in zip(table.rated, column, strict=True):
             rows[endpoint].scores[scorer.type_name()] = score
-    for endpoint, total in zip(table.rated, table.totals(), strict=True):
-        rows[endpoint].total = total
+    if table.columns:
+        for endpoint, total in zip(table.rated, table.totals(), strict=True):
+            rows[endpoint].total = total
     for scorer in scorers:
         if isinstance(scorer, OutstandingWorkScorer):
             costs = scorer.explain(question.request, table.rated, question.now)
@@ -240,9 +243,14 @@ def _rate(question: Question, rows: Mapping[Endpoint, EndpointRow], decision: De
 def _out(question: Question, draw: Draw | Rejected, pool: Pool, table: Table | None) -> dict[Endpoint, str]:
     """Why each that was not rated was not."""
     if isinstance(draw, Rejected):
-        return {e: _cordoned(e) or "not ready for any of the targets" for e in pool.endpoints}
+        excluded, targets = _excluded(question, pool), _drawable(question)
+        return {e: _not_eligible(question, targets, excluded, e) for e in pool.endpoints}
     eligible = set(draw.endpoints)
-    out = {e: _not_eligible(question, draw, e) for e in pool.endpoints if e not in eligible}
+    out = {
+        e: _not_eligible(question, (draw.target,), draw.excluded, e)
+        for e in pool.endpoints
+        if e not in eligible
+    }
     if table is None:
         return out | {e: _at_maximum(e) or "refused before any was rated" for e in draw.endpoints}
     offered = table.passed[0][1]
@@ -251,17 +259,28 @@ def _out(question: Question, draw: Draw | Rejected, pool: Pool, table: Table | N
     return out | {endpoint: f"filter {name}" for endpoint, name in table.dropped().items()}
 
 
-def _not_eligible(question: Question, draw: Draw, endpoint: Endpoint) -> str:
-    """Why *endpoint* is not among the draw's, in the order in which `Pool.candidates` asks."""
-    missing = draw.target.labels.items() - endpoint.labels.items()
-    if missing:
-        return "has not the target's labels: " + ", ".join(f"{k}={v}" for k, v in sorted(missing))
+def _drawable(question: Question) -> Sequence[Target]:
+    """The targets that the request could have been drawn."""
+    model = question.request.model
+    route = question.router.routes.of(model)
+    return route.targets_for(model) if route else (Target(model or ""),)
+
+
+def _not_eligible(
+    question: Question, targets: Sequence[Target], excluded: Container[Endpoint], endpoint: Endpoint
+) -> str:
+    """Why *endpoint* can serve none of *targets*, in the order in which `Pool.candidates` asks."""
+    missing = [target.labels.items() - endpoint.labels.items() for target in targets]
+    if all(missing):
+        if len(targets) > 1:
+            return "has the labels of none of the targets"
+        return "has not the target's labels: " + ", ".join(f"{k}={v}" for k, v in sorted(missing[0]))
     if endpoint.cordoned is not None:
-        return _cordoned(endpoint)
+        return f"cordoned by {endpoint.cordoned}"
     subset = question.request.subset
     if subset is not None and endpoint.address not in subset and endpoint.ip not in subset:
         return "not in the subset hint"
-    if endpoint in draw.excluded:
+    if endpoint in excluded:
         return "its tier never serves this request"
     return f"set aside for {endpoint.health.set_aside_until - question.now:.1f} s more"
 
@@ -270,10 +289,6 @@ def _at_maximum(endpoint: Endpoint) -> str:
     if endpoint.in_flight < endpoint.max_in_flight:
         return ""
     return f"at its maximum of {endpoint.max_in_flight:g} in flight"
-
-
-def _cordoned(endpoint: Endpoint) -> str:
-    return f"cordoned by {endpoint.cordoned}" if endpoint.cordoned else ""
 
 
 def _not_offered(question: Question, draw: Draw, endpoint: Endpoint, first: Endpoint) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from extproc.finite_float import FiniteFloat
 from extproc.sim.config import DEFAULT_GPU, DEFAULT_MODEL, SimConfig
 from extproc.sim.faults import METRICS_FAULTS, REQUEST_FAULTS, Faults
 from extproc.sim.profiles import PROFILES
@@ -21,15 +22,32 @@ from extproc.sim.server import SimServer
     "--name", help="Sent as x-sim-server with every answer.  [default: sim-PORT, or sim with port 0]"
 )
 @click.option(
-    "--model", "models", multiple=True, default=(DEFAULT_MODEL,), show_default=True, help="Served name."
+    "--model",
+    "models",
+    multiple=True,
+    default=(DEFAULT_MODEL,),
+    show_default=True,
+    help="Served name; repeatable, the first is the one in the metrics.",
 )
-@click.option("--lora", "loras", multiple=True, help="Served LoRA adapter.")
-@click.option("--gpu", type=click.Choice(list(PROFILES)), default=DEFAULT_GPU, show_default=True)
+@click.option("--lora", "loras", multiple=True, help="Served LoRA adapter; repeatable.")
 @click.option(
-    "--speed", type=float, default=1.0, show_default=True, help="How many times faster than the GPU."
+    "--gpu",
+    type=click.Choice(list(PROFILES)),
+    default=DEFAULT_GPU,
+    show_default=True,
+    help="Whose measured step times and KV memory it has.",
+)
+@click.option(
+    "--speed",
+    type=FiniteFloat(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="How many times faster than the GPU.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For the lengths of answers.")
-@click.option("--max-num-seqs", type=int, default=256, show_default=True, help="Requests in one batch.")
+@click.option(
+    "--max-num-seqs", type=click.IntRange(1), default=256, show_default=True, help="Requests in one batch."
+)
 @click.option(
     "--max-num-batched-tokens",
     type=click.IntRange(1),
@@ -61,18 +79,28 @@ from extproc.sim.server import SimServer
     show_default=True,
     help="Tokens of one event of a stream; the first is sent alone.",
 )
-@click.option("--num-blocks", type=int, help="KV-cache blocks of 16 tokens.  [default: what the GPU holds]")
-@click.option("--max-loras", type=int, default=1, show_default=True, help="Adapters in one batch.")
+@click.option(
+    "--num-blocks",
+    type=click.IntRange(1),
+    help="KV-cache blocks of 16 tokens.  [default: what the GPU holds]",
+)
+@click.option(
+    "--max-loras", type=click.IntRange(0), default=1, show_default=True, help="Adapters in one batch."
+)
 @click.option(
     "--lora-load",
     "lora_load_s",
-    type=float,
+    type=FiniteFloat(min=0),
     default=0.0,
     show_default=True,
     help="Seconds to bring an adapter into a slot.",
 )
 @click.option(
-    "--max-model-len", type=int, default=32_768, show_default=True, help="Tokens of prompt and answer."
+    "--max-model-len",
+    type=click.IntRange(1),
+    default=32_768,
+    show_default=True,
+    help="Tokens of prompt and answer.",
 )
 @click.option("--record-bodies", is_flag=True, help="Keep bodies up to 64 KiB for GET /sim/requests.")
 @click.option("--metrics-fault", default="ok", help=f"One of {', '.join(METRICS_FAULTS)}; slow:SECONDS.")
@@ -81,7 +109,7 @@ from extproc.sim.server import SimServer
     default="ok",
     help=f"One of {', '.join(REQUEST_FAULTS)}; refuse:SECONDS, reset-mid-stream:TOKENS.",
 )
-@click.option("--latency", type=float, default=0.0, help="Seconds added before each answer.")
+@click.option("--latency", type=FiniteFloat(0, 3600), default=0.0, help="Seconds added before each answer.")
 def sim(**options: Any) -> None:
     """A simulated vLLM server: OpenAI API with streaming, /metrics, /health, /v1/models.
 

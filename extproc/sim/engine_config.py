@@ -38,10 +38,12 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
         if (
             self.speed <= 0
             or min(self.max_num_seqs, self.block_size, self.num_blocks, self.token_budget) < 1
+            or self.max_model_len < 1
             or min(self.max_loras, self.lora_load_s) < 0
         ):
             raise ValueError(
-                "speed, max_num_seqs, max_num_batched_tokens, block_size and num_blocks must be positive, "
+                "speed, max_num_seqs, max_num_batched_tokens, block_size, num_blocks and max_model_len must be "
+                "positive, "
                 "max_loras and lora_load_s not negative"
             )
         if self.max_num_seqs > self.token_budget:
