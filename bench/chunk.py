@@ -38,14 +38,23 @@ EVENT = (
     '"model":"qwq-32b","choices":[{"index":0,"delta":{"content":" word%d"},"logprobs":null,"finish_reason":null}]}\n\n'
 )
 """As vLLM sends it: one for each token."""
+WITH_USAGE = EVENT.replace(
+    "}]}", '}],"usage":{"prompt_tokens":1024,"total_tokens":1536,"completion_tokens":%d}}'
+)
+"""The same with `continuous_usage_stats`: each is told to Envoy."""
 
 
 def measure(directory: Path) -> Iterator[Figure]:
-    for words, responses in (
-        ("a chunk of an answer, read", {}),
-        ("… and the client's model put back", {"restore_model": True}),
+    plain, with_usage = (
+        [EVENT % number for number in range(CHUNKS)],
+        [WITH_USAGE % (n, n) for n in range(CHUNKS)],
+    )
+    for words, responses, events in (
+        ("a chunk of an answer, read", {}, plain),
+        ("… and the client's model put back", {"restore_model": True}, plain),
+        ("… read, with usage told in each", {}, with_usage),
     ):
-        cost = _own_s(_config(responses)) * 1e6
+        cost = _own_s(_config(responses), _chunks(events)) * 1e6
         yield Figure(words, cost, "µs", REACH_US, f"CPU without gRPC, best of {ROUNDS}")
     yield _through_grpc(directory)
 
@@ -58,8 +67,8 @@ def _config(responses: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _chunks(count: int) -> list[bytes]:
-    bodies = [pb.HttpBody(body=(EVENT % number).encode()) for number in range(count)]
+def _chunks(events: Sequence[str]) -> list[bytes]:
+    bodies = [pb.HttpBody(body=event.encode()) for event in events]
     return [pb.ProcessingRequest(response_body=body).SerializeToString() for body in bodies]
 
 
@@ -79,7 +88,7 @@ class _Context:
         pass
 
 
-def _own_s(config: Mapping[str, Any]) -> float:
+def _own_s(config: Mapping[str, Any], chunks: Sequence[bytes]) -> float:
     """CPU seconds a chunk, from the bytes that came to those that go."""
     fleet = Fleet()
     fleet.apply(parse_config(yaml.safe_dump(dict(config)).encode()))
@@ -91,12 +100,12 @@ def _own_s(config: Mapping[str, Any]) -> float:
         processor = ExternalProcessor(lambda: router, telemetry, time.monotonic, random.Random(1))
         talk = peer.conversation(peer.chat(1_200))
         begin = [talk.headers, talk.body, next(iter(talk.answers.values()))]
-        bare, full = begin, begin + _chunks(CHUNKS)
+        bare, full = begin, [*begin, *chunks]
         with_chunks, without = (
             min(_spent_s(processor, messages) for _ in range(ROUNDS)) for messages in (full, bare)
         )
         writer.close()
-    return (with_chunks - without) / CHUNKS
+    return (with_chunks - without) / len(chunks)
 
 
 def _spent_s(processor: ExternalProcessor, messages: Sequence[bytes]) -> float:
@@ -126,7 +135,7 @@ def _through_grpc(directory: Path) -> Figure:
 
 
 async def _drive(port: int) -> None:
-    talk, chunks = peer.conversation(peer.chat(1_200)), _chunks(CHUNKS)
+    talk, chunks = peer.conversation(peer.chat(1_200)), _chunks([EVENT % number for number in range(CHUNKS)])
     async with peer.channel(port) as channel:
 
         async def answer() -> None:

@@ -26,6 +26,7 @@ def read_headers(headers: Headers, ended: bool, message: codec.Request) -> Answe
         from_cache="age" in headers,
         content_type=content_type,
         content_encoding=headers.get("content-encoding", ""),
+        not_theirs=pin.not_theirs(headers),
         content_length=int(length) if length.isdecimal() and len(length) < MAX_DIGITS else None,
     )
 

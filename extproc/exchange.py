@@ -17,7 +17,6 @@ from .errors import Rejected
 from .flight import Answered, Flight, Watcher
 from .held_body import HeldBody
 from .holding import Held, Lobby, Outcome
-from .load_report import REPORT_HEADER
 from .protocol.messages import (
     BodyMode,
     Headers,
@@ -258,6 +257,7 @@ class Exchange:
         # The frames of its traceback hold the body, in a cycle that only the garbage collector would break.
         rejection.__traceback__ = rejection.__context__ = None
         self.rejection = rejection
+        self._body.let_go()  # where it is only observed, its answer may take an hour
         reason = rejection.reason
         self._stream.respond(reason.status, rejection.headers(), rejection.body(), f"extproc_{reason.code}")
 
@@ -279,9 +279,8 @@ class Exchange:
         self.answer, self.answered_at = answer, self._clock()
         if self.flight is None:
             return
-        if answer.load_report is not None and self.flight.pool.load_reports:
-            # how busy our servers are is nobody else's business
-            self._stream.strip_response((REPORT_HEADER,))
+        if answer.not_theirs:
+            self._stream.strip_response(answer.not_theirs)
         self.flight.answered(answer, self.answered_at)
         assert self.decision is not None
         responses = self.router.config.responses

@@ -49,6 +49,8 @@ class Answered(Struct, frozen=True):
     content_type: str = ""
     content_encoding: str = ""
     content_length: int | None = None
+    not_theirs: tuple[str, ...] = ()
+    """Headers that a model server has no business to send to clients."""
 
 
 class Watcher(Struct, frozen=True):

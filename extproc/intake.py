@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from urllib.parse import unquote
 
 import msgspec
 
@@ -13,11 +12,11 @@ from .config.schema import Config, Limits
 from .content_coding import CODINGS, DecodingReader, coding_of
 from .errors import InvalidBody, Reason, Rejected
 from .form import FormReader
-from .formgrammar import boundary_of
+from .formgrammar import form_type
 from .jsonscan import ModelFound
 from .model_name import is_usable
 from .protocol.messages import BodyMode, Headers, Piece
-from .request import Api, api_of, bare_path
+from .request import Api, api_of, plain_path
 from .router import Router, unknown_model, unusable_model
 
 
@@ -59,7 +58,7 @@ def reader(kind: Reading, headers: Headers, hold: Callable[[int, int], None]) ->
         return None
     plain: Reader = BodyReader()
     if kind is Reading.FORM:
-        plain = FormReader(boundary_of(headers.get("content-type", "")))
+        plain = FormReader(form_type(headers.get("content-type", "")))
     coding = coding_of(headers.get("content-encoding", ""))
     return DecodingReader(coding, plain, hold) if coding else plain
 
@@ -196,7 +195,7 @@ def model_list(headers: Headers, config: Config) -> str | None:
     path = headers.get(":path", "")
     if api_of("GET", path) is not Api.MODEL_LIST:
         return None
-    return unquote(bare_path(path).rpartition("/v1/models")[2].strip("/"))
+    return plain_path(path).rpartition("/v1/models")[2].strip("/")
 
 
 def list_models(router: Router, name: str) -> bytes:

@@ -28,6 +28,7 @@ CONTROL_PREFIXES = (DESTINATION, "x-extproc-", "x-llm-d-", "x-gateway-inference-
 CONTROL_HEADERS = frozenset(
     (
         "epp-profile",
+        load_report.ASK_HEADER,  # how busy model servers are is nobody else's business
         SELECTION,
         "x-data-parallel-host-port",
         "x-encoder-hosts-ports",
@@ -37,6 +38,10 @@ CONTROL_HEADERS = frozenset(
         "x-slo-ttft-ms",
     )
 )
+
+
+OURS_IN_ANSWERS = "x-extproc-"
+"""A refusal of ours says its reason in such a header; who else sends one would pass as us."""
 
 
 @functools.lru_cache(maxsize=4096)  # the same dozens of names in every request; clients may send others
@@ -92,6 +97,11 @@ def control_headers(
 ) -> tuple[str, ...]:
     """The *headers* that are removed: the control headers but *ours*, which we set, and sticky keys."""
     return tuple(n for n in headers if is_control_header(n) and n not in ours and n not in sticky)
+
+
+def not_theirs(headers: Iterable[str]) -> tuple[str, ...]:
+    """Of an answer's *headers* those that go no further."""
+    return tuple(n for n in headers if n == load_report.REPORT_HEADER or n.startswith(OURS_IN_ANSWERS))
 
 
 def _facts(decision: Decision) -> Mapping[str, str]:

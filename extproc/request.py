@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from msgspec import Struct
 
@@ -63,7 +64,7 @@ _FORM_ENDS = tuple("/" + end for end in _FORM)
 
 def api_of(method: str, path: str) -> Api:
     """The API that *path* (query and trailing slash do not count) belongs to."""
-    path = bare_path(path).rstrip("/")
+    path = plain_path(path).rstrip("/")
     if method in ("GET", "HEAD") and (path.endswith("/v1/models") or "/v1/models/" in path):
         return Api.MODEL_LIST
     if path.endswith(_REQUIRED_ENDS):
@@ -76,6 +77,11 @@ def api_of(method: str, path: str) -> Api:
 def bare_path(path: str) -> str:
     """*path* without query and fragment."""
     return path.partition("?")[0].partition("#")[0]
+
+
+def plain_path(path: str) -> str:
+    """The same with percent-encoding undone, once: that is what model servers route by (ASGI's `path`)."""
+    return unquote(bare_path(path))
 
 
 def _checkpoints() -> tuple[int, ...]:

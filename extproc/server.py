@@ -68,7 +68,7 @@ class ExternalProcessor:
         self._telemetry = telemetry
         self._clock = clock
         self._rng = rng
-        self._budget = BodyBudget()
+        self.budget = BodyBudget()
         self.dispatcher = Dispatcher(telemetry, clock, rng)
         self.recent = RecentDecisions()
         self._conversations: dict[asyncio.Task[Any], _Conversation] = {}
@@ -76,7 +76,7 @@ class ExternalProcessor:
         """The drain is over: nothing is decided any more."""
         self.open_streams = 0
         telemetry.metrics.streams.set_function(lambda: self.open_streams)
-        telemetry.metrics.buffered.set_function(lambda: self._budget.held_bytes)
+        telemetry.metrics.buffered.set_function(lambda: self.budget.held_bytes)
 
     def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """For `server.add_generic_rpc_handlers`; messages stay bytes, `codec` reads them."""
@@ -135,7 +135,7 @@ class ExternalProcessor:
         exchange = (ObservedExchange if observed else Exchange)(
             stream,
             self._router(),
-            self._budget,
+            self.budget,
             self._telemetry.watcher,
             self.dispatcher.lobby,
             self.recent,

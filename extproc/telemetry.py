@@ -27,10 +27,10 @@ REMEMBERED = 100
 MAX_LOGGED = 256
 """Characters of a path or request id in a log line: clients choose them."""
 SERIES_KEPT_S = 300.0
-"""How long the series of a model that left the config stay: the last scrape before must not be the only one that saw
-them.  For ever, and models that are rolled out each day would make the page megabytes within a year."""
+"""How long the series of a model or pool that left the config stay: the last scrape before must not be the only one
+that saw them.  For ever, and models that are rolled out each day would make the page megabytes within a year."""
 LOOK_S = 10.0
-"""How often it is looked for those: a thousand models take a millisecond."""
+"""How often it is looked for those: a thousand models take a millisecond, a hundred pools three."""
 
 
 class Tracing(Protocol):
@@ -52,6 +52,8 @@ class Telemetry:
         self.watcher = Watcher(missed=self._missed, set_aside=self._set_aside, reported=self._reported)
         self._early: collections.deque[bool] = collections.deque(maxlen=REMEMBERED)
         self._labels: dict[tuple[str, str, str], _Series] = {}
+        self._gone_pools: dict[str, float] = {}
+        """Pools that the config does not name any more, and since when that is known."""
         self._look_at = 0.0
         self.tracing: Tracing | None = None
 
@@ -135,6 +137,13 @@ class Telemetry:
             elif now - series.gone_at >= SERIES_KEPT_S:
                 del self._labels[names]
                 series.remove()
+        self._forget_pools(router, now)
+
+    def _forget_pools(self, router: Router, now: float) -> None:
+        gone = {pool: self._gone_pools.get(pool, now) for pool in self.metrics.pools() - router.pools.keys()}
+        self._gone_pools = {pool: since for pool, since in gone.items() if now - since < SERIES_KEPT_S}
+        for pool in gone.keys() - self._gone_pools.keys():
+            self.metrics.forget_pool(pool)
 
     def _missed(self, pool: Pool, address: str) -> None:
         self.metrics.pin_misses.labels(pool.name).inc()
@@ -217,6 +226,8 @@ def _facts(exchange: Exchange, lived_s: float) -> dict[str, Any]:
     if exchange.decision is not None:
         facts |= _decision(exchange.decision)
         facts["decision_us"] = round(exchange.decided_in_s * 1e6, 1)
+    elif exchange.model is not None:
+        facts["model"] = exchange.model[:MAX_LOGGED]
     if exchange.queued_s is not None:
         facts["queued_ms"] = round(exchange.queued_s * 1e3, 3)
     if exchange.fault_text:

@@ -18,7 +18,8 @@ left within its answer; to be taken out when grpcio frees them."""
 LOST_BLOCKS = 0.05
 """A request: 1 KB in small objects is some 10 of them, so that as much is found of those."""
 SIGMAS = 3.0
-"""A slope counts where it is that many standard errors above none."""
+"""A slope counts where it is that many standard errors above what is allowed: samples ten seconds apart resemble each
+other, and load comes in waves."""
 MIN_SPAN_S = 120.0
 """Samples of a shorter time say nothing of a slope."""
 
@@ -47,7 +48,6 @@ FIGURES = (
         label="memory of the process, MB",
         allowed=8 * MB,
         per_request=LOST_BYTES + GRPC_LOST_BYTES,
-        trend=4 * LOST_BYTES,
         unit=MB,
         why="pages that few small objects keep; the next two are exact",
     ),
@@ -110,7 +110,7 @@ class Row(Struct, frozen=True, kw_only=True):
     def is_steady(self) -> bool:
         if self.growth is None or self.figure.trend is None:
             return True
-        return self.growth <= max(self.figure.trend, SIGMAS * self.error)
+        return self.growth - SIGMAS * self.error <= self.figure.trend
 
     @property
     def good(self) -> bool:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 from envoy.config.core.v3 import base_pb2 as core
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
@@ -145,24 +146,21 @@ class _LoggedFaults(logging.Handler):
 
 REQUEST_HEADERS_GO = pb.ProcessingResponse(request_headers=pb.HeadersResponse())
 RESPONSE_HEADERS_GO = pb.ProcessingResponse(response_headers=pb.HeadersResponse())
-REQUEST_HEADERS_PARKED = pb.ProcessingResponse(
-    request_headers=pb.HeadersResponse(
-        response=pb.CommonResponse(
-            clear_route_cache=True,
-            header_mutation=pb.HeaderMutation(
-                set_headers=[
-                    core.HeaderValueOption(
-                        header=core.HeaderValue(key=":path", raw_value=b"extproc:waits-for-its-body"),
-                        append_action=core.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
-                    )
-                ]
-            ),
-        )
-    )
-)
-"""The request has no route until its body is answered."""
 REQUEST_TRAILERS_GO = pb.ProcessingResponse(request_trailers=pb.TrailersResponse())
 RESPONSE_TRAILERS_GO = pb.ProcessingResponse(response_trailers=pb.TrailersResponse())
+
+
+def request_headers_parked(path: str = "/v1/chat/completions") -> pb.ProcessingResponse:
+    """The request has no route until its body is answered."""
+    parked = b"extproc:waits-for-its-body:" + quote(path, safe="").encode()
+    option = core.HeaderValueOption(
+        header=core.HeaderValue(key=":path", raw_value=parked),
+        append_action=core.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    common = pb.CommonResponse(
+        clear_route_cache=True, header_mutation=pb.HeaderMutation(set_headers=[option])
+    )
+    return pb.ProcessingResponse(request_headers=pb.HeadersResponse(response=common))
 
 
 def pinned(

@@ -16,6 +16,7 @@ from extproc.scraper import Scraper, ScrapeTarget
 PAGE = b"vllm:num_requests_waiting 3.0\nvllm:num_requests_running 2.0\n"
 METRICS = EngineMetrics(waiting=3, running=2)
 BUSY_PAGE = (Path(__file__).parent / "data" / "vllm-0.32-busy.prom").read_bytes()
+UNUSED_PAGE = (Path(__file__).parent / "data" / "trtllm-serve-unused.prom").read_bytes()
 SHORT_NAMES = MetricNames(waiting=("vllm:num_requests_waiting",), running=("vllm:num_requests_running",))
 SELECT_PATH = "/metrics/?name[]=vllm:num_requests_waiting&name[]=vllm:num_requests_running"
 BOUND_S = 20.0

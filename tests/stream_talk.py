@@ -18,7 +18,7 @@ from extproc.protocol.messages import (
     Reply,
     RequestReady,
 )
-from extproc.protocol.stream import PARKED_PATH, ExtProcStream
+from extproc.protocol.stream import ExtProcStream
 
 REQUEST, RESPONSE = Phase.REQUEST, Phase.RESPONSE
 NONE, STREAMED, BUFFERED = BodyMode.NONE, BodyMode.STREAMED, BodyMode.BUFFERED
@@ -29,7 +29,7 @@ OK = {":status": "200"}
 WEBSOCKET = {":method": "GET", ":path": "/v1/realtime", "connection": "upgrade", "upgrade": "websocket"}
 CONNECT = {":method": "CONNECT", ":authority": "example.com:443"}
 PIN = Mutation(set_headers=(("x-gateway-destination-endpoint", "10.0.0.1:8000"),), clear_route_cache=True)
-PARKED = Mutation(path=PARKED_PATH, clear_route_cache=True)
+PARKED = Mutation(path="extproc:waits-for-its-body:%2Fv1%2Fchat%2Fcompletions", clear_route_cache=True)
 """What the headers of a request get that waits for its body where it could go on without it."""
 UNPARKED = replace(PIN, path=H[":path"])
 OVERRIDE = ModeOverride(PARTIAL, NONE)

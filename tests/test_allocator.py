@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from extproc.allocator import APART_BYTES, keep_freed_memory
+from extproc.budget import BURST_BYTES, BodyBudget
 
 ROUNDS = 50
 COPIES = 4
@@ -63,3 +64,34 @@ def test_what_a_large_one_leaves_is_given_back_each_time():
 )
 def test_what_the_operator_says_of_memory_stands(name):
     assert keep_freed_memory({"PATH": "/bin", name: "1"}) is False
+
+
+def test_a_burst_of_bodies_has_ended_once_a_quarter_of_it_is_left():
+    budget = BodyBudget()
+    ended = []
+    for size in (BURST_BYTES - 1, 1, -(BURST_BYTES // 2), -(BURST_BYTES // 4), 0, -(BURST_BYTES // 4)):
+        if size > 0:
+            budget.take(size, BURST_BYTES)
+        else:
+            budget.give_back(-size)
+        ended.append(budget.burst_ended())
+    assert ended == [False, False, False, True, False, False]
+
+
+def test_what_lies_between_blocks_that_are_still_used_is_given_back_too():
+    script = """
+import resource, sys
+from extproc.allocator import give_back, keep_freed_memory
+keep_freed_memory({})
+blocks = [bytearray(b"x") * 200_000 for _ in range(500)]
+del blocks[1::2]
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+before = resident()
+give_back()
+print(before - resident())
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert int(run.stdout) > 0.9 * 250 * (200_000 - 2 * PAGE_BYTES)

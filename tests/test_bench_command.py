@@ -98,7 +98,7 @@ def test_without_its_libraries_it_says_what_to_install(monkeypatch: pytest.Monke
     result = run("agents")
     assert (result.exit_code, result.output) == (
         1,
-        "Error: no_such_library not found: pip install 'extproc[bench]'\n",
+        "Error: no_such_library not found: pip install '.[bench]' in a checkout of extproc\n",
     )
 
 

@@ -28,7 +28,7 @@ from extproc.benchmark.policies import (
 from extproc.benchmark.results import LEAST_REQUEST, OURS
 from extproc.benchmark.results import POLICIES as SHOWN
 from extproc.benchmark.simulation import World, simulate
-from extproc.benchmark.workload import Workload
+from extproc.benchmark.workload import Replica, Workload
 from extproc.benchmark.workloads import WORKLOADS
 from extproc.config.schema import PoolConfig, QueueConfig
 from extproc.endpoint import Endpoint
@@ -264,6 +264,28 @@ def test_your_own_config_is_run_with_its_profile_even_one_called_default(tmp_pat
     own = run_own("own", tmp_path)
     assert own != built_in
     assert run_own("default", tmp_path) == own
+
+
+def preferred(pool: str, *replicas: Replica) -> set[int]:
+    """Who serves calls that come one by one under a config that prefers those labelled `t: own`."""
+    config = config_file.parse(f"pools: [{{name: p, {pool}, tiers: {TIERS}}}]".encode())
+    policy = make(OWN, 1, own=OwnConfig(config.pools[0], config.profile("default")))
+    calls = [call(10.0 * number) for number in range(30)]
+    run = simulate(workload(*calls, replicas=replicas, duration_s=300.0), policy)
+    return {outcome.replica for outcome in run.outcomes}
+
+
+TIERS = "[{name: own, labels: {t: own}}, {name: cloud, labels: {t: cloud}}]"
+OWN_AND_CLOUD = "{address: '10.9.9.9:80', labels: {t: own}}, {address: '10.9.9.8:80', labels: {t: cloud}}"
+
+
+def test_simulated_endpoints_carry_the_labels_of_your_configs_in_turn() -> None:
+    assert preferred(f"endpoints: [{OWN_AND_CLOUD}]", *[replica()] * 5) == {0, 2, 4}
+
+
+def test_where_your_pools_endpoints_are_the_clusters_the_workloads_labels_count() -> None:
+    labelled = [Replica(engine=replica().engine, labels={"t": tier}) for tier in ("cloud", "own")]
+    assert preferred("kubernetes: {selector: {app: x}, port: 80}", *labelled) == {1}
 
 
 def test_every_policy_that_the_report_knows_can_be_run() -> None:

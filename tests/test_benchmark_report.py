@@ -239,7 +239,10 @@ def test_without_matplotlib_nothing_is_written_and_the_extra_is_named(
     monkeypatch.setattr(extra, "NEEDED", ("numpy", "a_library_that_nobody_has"))
     with pytest.raises(MissingExtra) as caught:
         write(report, tmp_path / "report")
-    assert str(caught.value) == "a_library_that_nobody_has not found: pip install 'extproc[bench]'"
+    assert (
+        str(caught.value)
+        == "a_library_that_nobody_has not found: pip install '.[bench]' in a checkout of extproc"
+    )
     assert not (tmp_path / "report").exists()
 
 

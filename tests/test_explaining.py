@@ -30,7 +30,7 @@ from extproc.scheduling.outstanding_work import OutstandingWorkScorer
 from extproc.state import describe
 from extproc.work import Work
 
-A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
+A, B, C, D = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"
 THREE = f"endpoints: ['{A}', '{B}', '{C}']"
 PLAIN = f"pools: [{{name: p, {THREE}}}]"
 
@@ -96,6 +96,14 @@ def test_scores_and_weights_are_those_of_the_decision() -> None:
         (A, {"queue": 0.0, "kv-cache": 0.5}, 0.5, "rated"),
     ]
     assert (explained.outcome, explained.endpoint, explained.as_good) == ("routed", C, [C])
+
+
+def test_the_only_one_left_is_chosen_without_having_been_rated() -> None:
+    of = known(by("running"), metrics(3), metrics(1), metrics(9))
+    explained = told(of, asked=request(subset=frozenset({C})))
+    first = explained.endpoints[0]
+    assert (first.address, first.verdict, first.scores, first.total) == (C, "chosen", {}, None)
+    assert explained.as_good == [C]
 
 
 def test_who_ties_is_said_and_one_of_them_is_drawn() -> None:
@@ -208,6 +216,46 @@ def test_the_subset_hint_the_pause_and_the_filters_are_named() -> None:
     assert verdicts(hinted) == {A: "set aside for 3.0 s more", B: "chosen", C: "not in the subset hint"}
 
 
+NOBODY_LEFT = f"""
+pools:
+- name: p
+  endpoints:
+  - {{address: '{A}', labels: {{v: a, t: own}}, cordoned: true}}
+  - {{address: '{B}', labels: {{v: b, t: own}}}}
+  - {{address: '{C}', labels: {{v: c, t: own}}}}
+  - {{address: '{D}', labels: {{v: b, t: cloud}}}}
+  tiers: [{{name: own, labels: {{t: own}}}}, {{name: cloud, labels: {{t: cloud}}}}]
+models:
+- name: m
+  pool: p
+  never: cloud
+  targets:
+  - {{model: x, weight: 1, labels: {{v: a}}}}
+  - {{model: y, weight: 1, labels: {{v: b}}}}
+  - {{model: nobody's, weight: 0}}
+- {{name: n, pool: p, never: cloud, targets: [{{model: x, labels: {{v: a}}}}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "b", "c", "d"),
+    [
+        (
+            "m",
+            "not in the subset hint",
+            "has the labels of none of the targets",
+            "its tier never serves this request",
+        ),
+        ("n", *["has not the target's labels: v=a"] * 3),
+    ],
+)
+def test_where_nobody_can_take_it_each_has_its_own_reason(model: str, b: str, c: str, d: str) -> None:
+    explained = told(fleet(NOBODY_LEFT), asked=request(model, subset=frozenset({A, C, D})))
+    assert explained.refusal is not None
+    assert explained.refusal.reason == "no_endpoints"
+    assert verdicts(explained) == {A: "cordoned by config", B: b, C: c, D: d}
+
+
 TIERED = f"""
 pools:
 - name: p
@@ -262,7 +310,7 @@ def test_a_refusal_tells_its_reason_and_the_endpoints_all_the_same() -> None:
     nobody = told(of, asked=request(subset=frozenset()))
     assert (nobody.refusal and nobody.refusal.reason, set(verdicts(nobody).values())) == (
         "no_endpoints",
-        {"not ready for any of the targets"},
+        {"not in the subset hint"},
     )
 
 

@@ -75,6 +75,22 @@ def test_the_routes_of_vllm_are_known(path: str, api: Api) -> None:
     assert api_of("POST", path) is api
 
 
+@pytest.mark.parametrize("api", [*VLLM_ROUTES.items(), ("/v1/models/x", Api.MODEL_LIST)], ids=str)
+def test_a_path_is_read_as_the_model_server_reads_it_percent_encoding_undone_once(
+    api: tuple[str, Api],
+) -> None:
+    path, known = api
+    method = "GET" if known is Api.MODEL_LIST else "POST"
+    for encoded in (
+        f"{path[:-3]}%{ord(path[-3]):02x}{path[-2:]}",
+        path[0] + path[1:].replace("/", "%2f"),
+        path[0] + path[1:].replace("/", "%2F") + "%2F?a=%3f",
+        "".join(f"%{ord(each):02X}" for each in path),
+    ):
+        assert api_of(method, encoded) is known
+    assert api_of("POST", path.replace(path[-1], f"%25{ord(path[-1]):02x}")) is Api.OTHER
+
+
 @pytest.mark.parametrize("path", ["/v1/moderations", "/v1/images/generations", "/v1/audio/speech"])
 def test_other_apis_of_openai_are_known_too(path: str) -> None:
     assert api_of("POST", path) is Api.MODEL_OPTIONAL

@@ -40,9 +40,11 @@ sys.modules["opentelemetry.sdk"] = None
 from extproc.__main__ import main
 main()
 """
-WITH_OLD_PROTOS = """
+OLD_PROTOS = """
 import sys, types
 sys.modules["opentelemetry.proto.common.v1.common_pb2"] = types.ModuleType("common_pb2")
+"""
+SERVING = """
 from extproc.__main__ import main
 main()
 """
@@ -92,20 +94,34 @@ def test_wrong_settings_end_the_start_with_what_is_wrong(
     assert (code, out, err) == (1, "", f"extproc: cannot serve: {fault}\n")
 
 
-def test_without_the_extra_it_says_what_to_install(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("installed", ["", OLD_PROTOS], ids=["nothing", "what xds-protos brings"])
+def test_without_the_extra_it_says_what_to_install(
+    config: Path, installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(ENDPOINT, "http://c:4317")
-    code, out, err = run("-c", WITHOUT_THE_EXTRA, "serve", "--config", str(config))
-    told = "OTLP is configured, but opentelemetry is not installed: pip install 'extproc[otlp]'"
-    assert (code, out, err) == (1, "", f"extproc: cannot serve: {told}\n")
+    code, out, err = run("-c", installed + WITHOUT_THE_EXTRA, "serve", "--config", str(config))
+    told = "opentelemetry.sdk is not installed: pip install '.[otlp]' in a checkout of extproc"
+    assert (code, out, err) == (1, "", f"extproc: cannot serve: OTLP is configured, but {told}\n")
 
 
 def test_where_old_protos_are_in_the_way_it_says_what_to_install(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENDPOINT, "http://c:4317")
-    code, out, err = run("-c", WITH_OLD_PROTOS, "serve", "--config", str(config))
+    code, out, err = run("-c", OLD_PROTOS + SERVING, "serve", "--config", str(config))
     told = "pip install --force-reinstall --no-deps opentelemetry-proto\n"
     assert (code, out, err.endswith(told)) == (1, "", True), err
+
+
+@pytest.mark.parametrize("missing", ["exporter", "exporter.otlp.proto.http"])
+def test_a_part_of_the_extra_is_not_all_of_it(
+    config: Path, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENDPOINT, "http://c:4317")
+    hidden = f'import sys; sys.modules["opentelemetry.{missing}"] = None'
+    code, _, err = run("-c", hidden + SERVING, "serve", "--config", str(config))
+    assert (code, err.splitlines()[1:]) == (1, [])
+    assert err.startswith("extproc: cannot serve: OTLP is configured, but opentelemetry.exporter.otlp.proto.")
 
 
 async def test_metrics_come_again_and_again_and_traces_when_requests_end(

@@ -92,7 +92,7 @@ def test_a_lone_endpoint_was_not_rated() -> None:
     recent.add(decided(a_router(), subset=frozenset({A})), {}, NOW)
     (told,) = recent.describe(NOW)
     assert (told["request_id"], told["as_good"]) == (None, [A])
-    assert told["endpoints"][0] == {"address": A, "total": 0.0, "scores": {}, "cached_tokens": 0}
+    assert told["endpoints"][0] == {"address": A, "total": None, "scores": {}, "cached_tokens": 0}
 
 
 def test_the_decision_itself_keeps_none_of_it() -> None:

@@ -32,7 +32,13 @@ from answer_talk import (
 )
 from ext_proc_service import CHAT, RESPONSE_HEADERS_GO, serving
 
+from extproc.answer_reading import ESTIMATED_EVENTS
 from extproc.protocol.messages import BodyMode
+
+TIMED = {"ttft_ms", "time_per_token_ms"}
+USED = {"finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens"}
+PROMPT = 3
+"""Tokens of what `routed` asks, estimated."""
 
 # -- figures ----------------------------------------------------------------------------------------------------
 
@@ -40,9 +46,10 @@ from extproc.protocol.messages import BodyMode
 async def test_figures_of_a_streamed_answer_are_told_to_envoy_counted_and_logged() -> None:
     async with serving(READS) as (service, envoy):
         stream = await begun(envoy)
-        for chunk in (ONE, TWO, USAGE):
+        for chunk, names in ((ONE, {"ttft_ms"}), (TWO, TIMED | {"finish_reason"}), (USAGE, TIMED | USED)):
             await stream.response_body(chunk)
-            assert await told(stream) == (GO_ON, {})
+            reply, facts = await told(stream)
+            assert (reply, set(facts)) == (GO_ON, names | {"total_tokens"})
         await stream.response_body(DONE)
         reply, facts = await told(stream)
         await stream.response_body(b"", end=True)
@@ -76,6 +83,39 @@ async def test_figures_of_a_streamed_answer_are_told_to_envoy_counted_and_logged
             "finish_reason": "length",
             "times": {"ttft_ms", "time_per_token_ms"},
         }
+
+
+async def test_until_an_answer_tells_its_cost_envoy_is_told_an_estimate_which_its_end_replaces() -> None:
+    async with serving(READS) as (_, envoy):
+        stream = await begun(envoy)
+        costs = []
+        for chunk in (*[ONE] * (2 * ESTIMATED_EVENTS), USAGE, DONE):
+            await stream.response_body(chunk)
+            costs.append((await told(stream))[1].get("total_tokens"))
+        await stream.end()
+    estimates = [PROMPT + 1, *[None] * (ESTIMATED_EVENTS - 1), PROMPT + 1 + ESTIMATED_EVENTS]
+    assert costs == [*estimates, *[None] * (ESTIMATED_EVENTS - 1), 9, 9]
+
+
+async def test_usage_that_stands_in_every_event_is_told_with_each() -> None:
+    async with serving(READS) as (_, envoy):
+        stream = await begun(envoy)
+        for tokens in (1, 2, 3):
+            usage = b'"usage":{"prompt_tokens":7,"completion_tokens":%d},"choices"' % tokens
+            await stream.response_body(ONE.replace(b'"choices"', usage))
+            _, facts = await told(stream)
+            assert (facts["completion_tokens"], facts["total_tokens"]) == (tokens, 7 + tokens)
+        stream.cancel()
+
+
+async def test_an_answer_that_never_tells_its_cost_has_the_estimate() -> None:
+    async with serving(READS) as (_, envoy):
+        stream = await begun(envoy)
+        await stream.response_body(ONE + TWO)
+        await stream.reply()
+        await stream.response_body(DONE)
+        assert (await told(stream))[1]["total_tokens"] == PROMPT + 2
+        await stream.end()
 
 
 async def test_of_a_whole_answer_there_are_no_times() -> None:
@@ -117,7 +157,7 @@ async def test_of_events_that_came_in_one_piece_there_are_none_either(mode: Body
     async with serving(READS) as (service, envoy):
         stream = await begun(envoy, mode)
         await stream.response_body(ONE + TWO + DONE)
-        assert await told(stream) == (GO_ON, {"finish_reason": "length"})
+        assert await told(stream) == (GO_ON, {"finish_reason": "length", "total_tokens": PROMPT + 2})
         await stream.response_trailers()
         assert await told(stream) == (TRAILERS_GO, {})
         await stream.end()

@@ -171,6 +171,10 @@ async def test_what_is_no_form_is_refused(mode: BodyMode, body: bytes, says: str
         ("application/json", "its content-type is another"),
         ("multipart/form-data", "its content-type has no boundary"),
         ("multipart/form-data; boundary=a; boundary=b", "a content-type with two parameters of one name"),
+        (
+            "multipart/form-data; boundary=b; charset*=utf-8''utf-7",
+            "a content-type with an extended parameter (`name*=`)",
+        ),
         ("multipart/form-data; boundary=" + "x" * 71, "a boundary of more than 70 characters"),
     ],
 )

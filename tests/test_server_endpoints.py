@@ -31,6 +31,22 @@ def hint(value: object) -> dict[str, dict[str, object]]:
     return {SUBSET[0]: {SUBSET[1]: value}}
 
 
+async def test_what_a_model_server_says_in_our_name_goes_no_further() -> None:
+    async with serving() as (_, envoy):
+        stream = envoy.stream()
+        await stream.request_headers(CHAT)
+        await stream.reply()
+        await stream.request_body(b'{"model":"m"}')
+        await stream.reply()
+        await stream.response_headers(
+            503, {"x-extproc-reason": "overloaded", "x-other": "1", "x-extproc-pool": "a"}
+        )
+        reply = await stream.reply()
+        removed = reply.response_headers.response.header_mutation.remove_headers
+        assert list(removed) == ["x-extproc-reason", "x-extproc-pool"]
+        await stream.end()
+
+
 # -- subset hints, fallbacks, the endpoint that serves ----------------------------------------------------
 
 

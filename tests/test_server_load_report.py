@@ -5,12 +5,20 @@ from __future__ import annotations
 import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from envoy_peer import EnvoyPeer
-from ext_proc_service import CHAT, REQUEST_HEADERS_GO, RESPONSE_HEADERS_GO, A, B, Service, serving
+from ext_proc_service import CHAT, RESPONSE_HEADERS_GO, A, B, Service, serving
 
 from extproc.engine_metrics import EngineMetrics
 
 POOL = "pools: [{name: pool, endpoints: ['127.0.0.1:8001', '127.0.0.1:8002'], metrics: {orca: true}}]"
 REPORT = "TEXT named_metrics.num_requests_waiting=5.0, named_metrics.kv_cache_usage_perc=0.75"
+NOT_ASKED_BY_CLIENTS = pb.ProcessingResponse(
+    request_headers=pb.HeadersResponse(
+        response=pb.CommonResponse(
+            header_mutation=pb.HeaderMutation(remove_headers=["endpoint-load-metrics-format"]),
+            clear_route_cache=True,
+        )
+    )
+)
 STRIPPED = pb.ProcessingResponse(
     response_headers=pb.HeadersResponse(
         response=pb.CommonResponse(
@@ -28,7 +36,7 @@ async def exchange(
         service.endpoint(address).observe(EngineMetrics(waiting=0, running=0), 0.0)
     stream = envoy.stream()
     await stream.request_headers({**CHAT, "endpoint-load-metrics-format": "BIN"})
-    assert await stream.reply() == REQUEST_HEADERS_GO
+    assert await stream.reply() == NOT_ASKED_BY_CLIENTS
     await stream.request_body(b'{"model":"m"}')
     given = (await stream.reply()).request_body.response.header_mutation.set_headers
     await stream.response_headers(200, answer, attributes={"upstream.address": served})
@@ -75,9 +83,9 @@ async def test_an_answer_without_a_report_goes_on_as_it_came() -> None:
         assert figures(service) == [(0, 0.0), (0, 0.0)]
 
 
-async def test_where_reports_are_not_wanted_headers_stay_as_they_are() -> None:
+async def test_where_reports_are_not_wanted_nobody_asks_for_one_and_nobody_gets_one() -> None:
     async with serving(POOL.replace("orca: true", "orca: false")) as (service, envoy):
         given, reply = await exchange(service, envoy, {"endpoint-load-metrics": REPORT})
         assert "endpoint-load-metrics-format" not in given
-        assert reply == RESPONSE_HEADERS_GO
+        assert reply == STRIPPED
         assert figures(service) == [(0, 0.0), (0, 0.0)]

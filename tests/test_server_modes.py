@@ -9,10 +9,10 @@ from envoy_peer import EnvoyPeer, EnvoyStream
 from ext_proc_service import (
     CHAT,
     CONFIG,
-    REQUEST_HEADERS_PARKED,
     RESPONSE_HEADERS_GO,
     A,
     refused,
+    request_headers_parked,
     routed_body,
     routed_headers,
     serving,
@@ -40,7 +40,7 @@ CUT = refused(
 
 def overridden() -> pb.ProcessingResponse:
     reply = pb.ProcessingResponse()
-    reply.CopyFrom(REQUEST_HEADERS_PARKED)
+    reply.CopyFrom(request_headers_parked())
     reply.mode_override.request_body_mode = ProcessingMode.BUFFERED_PARTIAL
     reply.mode_override.response_body_mode = ProcessingMode.NONE
     reply.mode_override.response_header_mode = ProcessingMode.SEND
@@ -53,7 +53,7 @@ async def parked(envoy: EnvoyPeer, mode: BodyMode = STREAMED) -> EnvoyStream:
     """A request whose body is waited for."""
     stream = envoy.stream(mode)
     await stream.request_headers({**CHAT, "content-length": str(len(BODY))})
-    assert await stream.reply() == (overridden() if mode is STREAMED else REQUEST_HEADERS_PARKED)
+    assert await stream.reply() == (overridden() if mode is STREAMED else request_headers_parked())
     return stream
 
 

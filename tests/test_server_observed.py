@@ -127,6 +127,20 @@ async def test_what_we_would_have_refused_is_told_to_the_end(body: bytes, refusa
         )
 
 
+@pytest.mark.parametrize("body", [b"[1", b"{}", b'{"model":"x"}'])
+async def test_a_body_is_let_go_of_when_it_was_read_whatever_came_of_it(body: bytes) -> None:
+    async with serving(LISTED_ONLY) as (service, envoy):
+        stream = envoy.observed()
+        await stream.request_headers(CHAT)
+        await stream.request_body(body[:1], end=False)
+        await service.until(lambda: service.held_bytes == 1)
+        await stream.request_body(body[1:], end=False)
+        await stream.request_body(b"")
+        await service.until(lambda: service.held_bytes == 0)
+        assert service.processor.open_streams == 1
+        await stream.end()
+
+
 async def test_a_refusal_at_the_headers_does_not_end_the_stream() -> None:
     async with serving(CONFIG + "limits: {max_body_bytes: 10}\n") as (service, envoy):
         stream = await tell(envoy, BODY, headers={"content-length": str(len(BODY))})

@@ -12,9 +12,9 @@ from ext_proc_service import (
     CHAT,
     CONFIG,
     REQUEST_HEADERS_GO,
-    REQUEST_HEADERS_PARKED,
     A,
     refused,
+    request_headers_parked,
     routed_body,
     routed_headers,
     serving,
@@ -43,7 +43,7 @@ async def refusal_of(
     if body is not None:
         if mode is not DUPLEX:
             assert await stream.reply() == (
-                REQUEST_HEADERS_GO if mode is BUFFERED else REQUEST_HEADERS_PARKED
+                REQUEST_HEADERS_GO if mode is BUFFERED else request_headers_parked()
             )
         await stream.request_body(body)
     reply = await stream.reply()
@@ -97,7 +97,9 @@ async def test_a_buffered_body_that_never_came_before_trailers(mode: BodyMode, p
     async with serving() as (_, envoy):
         stream = envoy.stream(mode)
         await stream.request_headers({":method": "POST", ":path": path})
-        assert await stream.reply() == (REQUEST_HEADERS_GO if mode is BUFFERED else REQUEST_HEADERS_PARKED)
+        assert await stream.reply() == (
+            REQUEST_HEADERS_GO if mode is BUFFERED else request_headers_parked(path)
+        )
         await stream.request_trailers()
         says = "The body is empty; a JSON object is expected."
         assert await stream.reply() == refused("invalid_json", 400, CLIENT, says)

@@ -154,6 +154,21 @@ async def test_the_log_line_of_a_refused_request_says_why() -> None:
         }
 
 
+async def test_the_log_line_of_a_refused_request_names_the_model_that_was_asked_for() -> None:
+    async with serving("pools: [{name: pool, endpoints: []}]\nmodels: [{name: qwq, pool: pool}]\n") as (
+        service,
+        envoy,
+    ):
+        stream = envoy.stream()
+        await stream.request_headers(CHAT)
+        await stream.reply()
+        await stream.request_body(b'{"model":"qwq"}')
+        await stream.reply()
+        await stream.closed()
+        line = await the_line(service)
+    assert (line["outcome"], line["model"], line["status"]) == ("no_endpoints", "qwq", 503)
+
+
 async def test_a_pin_miss_and_an_endpoint_that_is_set_aside_are_told_too() -> None:
     hint = {"envoy.lb.subset_hint": {"x-gateway-destination-endpoint-subset": A}}
     async with serving(TWO) as (service, envoy):

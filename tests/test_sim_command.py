@@ -65,13 +65,14 @@ def test_its_options_say_how_the_engine_works() -> None:
     [
         ([], "Missing option '--port'"),
         (["--port", "0", "--gpu", "abacus"], "'abacus' is not one of 'a100-llama-3-8b'"),
-        (["--port", "0", "--speed", "0"], "speed, max_num_seqs, max_num_batched_tokens, block_size and num_"),
+        (["--port", "0", "--speed", "0"], "'--speed': 0.0 is not in the range x>0."),
         (["--port", "0", "--max-num-seqs", "5000"], "max_num_seqs must be at most 2048"),
-        (["--port", "0", "--lora-load", "-1"], "lora_load_s not negative"),
+        (["--port", "0", "--lora-load", "-1"], "'--lora-load': -1.0 is not in the range x>=0."),
+        (["--port", "0", "--max-model-len", "0"], "'--max-model-len': 0 is not in the range x>=1."),
         (["--port", "0", "--lora", "sim-model"], "every name only once"),
         (["--port", "0", "--lora", "a", "--max-loras", "0"], "max_loras must be at least 1"),
         (["--port", "0", "--metrics-fault", "odd"], "'odd': must be one of ok, slow"),
-        (["--port", "0", "--latency", "-1"], "latency_s must be from 0 to 3600"),
+        (["--port", "0", "--latency", "-1"], "'--latency': -1.0 is not in the range 0<=x<=3600."),
     ],
 )
 def test_the_command_refuses_what_cannot_work(flags: list[str], message: str) -> None:

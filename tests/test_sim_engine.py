@@ -352,6 +352,7 @@ def test_what_can_never_run_is_refused(refused: Request, message: str) -> None:
         {"speed": 0.0},
         {"max_num_seqs": 0},
         {"num_blocks": 0},
+        {"max_model_len": 0},
         {"max_loras": -1},
         {"lora_load_s": -1.0},
         {"max_num_seqs": 2049},

@@ -100,7 +100,7 @@ def test_what_was_there_before_is_no_excuse_for_a_request_that_is_still_there() 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_lost_of_the_heap_is_seen_while_it_is_lost(seed: int) -> None:
-    assert bad(AFTER, course(seed, heap=25.0)) == {"heap"}
+    assert bad(AFTER, course(seed, heap=40.0)) == {"heap"}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -113,7 +113,7 @@ def test_small_objects_that_grow_more_are_seen_as_well() -> None:
 
 
 def test_a_short_course_says_nothing_of_growth() -> None:
-    assert bad(AFTER, course(heap=25.0)[:12]) == set()
+    assert bad(AFTER, course(heap=40.0)[:12]) == set()
 
 
 def test_the_slope_of_a_line_is_exact() -> None:

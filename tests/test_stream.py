@@ -47,7 +47,7 @@ from extproc.protocol.messages import (
     TrailersReply,
 )
 from extproc.protocol.steps import Half
-from extproc.protocol.stream import PARKED_PATH, ExtProcStream
+from extproc.protocol.stream import ExtProcStream, parked_path
 
 # -- BUFFERED ---------------------------------------------------------------------------------------------
 
@@ -122,7 +122,21 @@ def test_partial_and_streamed_give_a_request_no_route_before_its_body_is_answere
         [WAITS[mode]],
         [BodyReply(REQUEST, UNPARKED, replace=(b"[", b"]"))],
     ]
-    assert not PARKED_PATH.startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("path", "parked"),
+    [
+        ("/v1/chat/completions?user=a/b", "%2Fv1%2Fchat%2Fcompletions?user=a%2Fb"),
+        ("//v1", "%2F%2Fv1"),
+        ("*", "*"),
+        ("", ""),
+        ("/" + "x" * 5000, "%2F" + "x" * 1023),
+    ],
+)
+def test_a_path_without_a_route_shows_the_clients_in_access_logs(path: str, parked: str) -> None:
+    """No slash is in it, so that no route matches which does not match anything; and it is not much longer."""
+    assert parked_path(path) == "extproc:waits-for-its-body:" + parked
 
 
 def test_streamed_is_overridden_and_the_response_stays_as_it_is_configured() -> None:

@@ -61,6 +61,12 @@ class IncompleteDetails(Struct, gc=False):
     reason: Any = None
 
 
+class Item(Struct, gc=False):
+    """Of what Responses put out."""
+
+    type: Any = None
+
+
 class Inner(Struct, gc=False):
     """`message` in Messages' first event, `response` in some of Responses'."""
 
@@ -68,6 +74,7 @@ class Inner(Struct, gc=False):
     usage: UsageFields | OddList = None
     status: Any = None
     incomplete_details: IncompleteDetails | OddList = None
+    output: list[Item | OddList] | OddObject = None
 
 
 class Fields(Struct, gc=False):
@@ -82,6 +89,7 @@ class Fields(Struct, gc=False):
     stop_reason: Any = None
     status: Any = None
     incomplete_details: IncompleteDetails | OddList = None
+    output: list[Item | OddList] | OddObject = None
 
 
 _DECODER: Final = msgspec.json.Decoder(Fields)

@@ -19,7 +19,10 @@ _DELTA_CONTENT: Final = (
 _PRESENCE: Final = frozenset(name.encode() for name in (*_DELTA_CONTENT, "delta", "error"))
 """Of these matters only whether something is there."""
 _DETAILS: Final = wanted_object({"reason": _KEEP}, keep=True)
-_INNER: Final = wanted_object({"usage": _KEEP, "status": _KEEP, "incomplete_details": _DETAILS}, keep=True)
+_OUTPUT: Final = Wanted(keep=True, items=wanted_object({"type": _KEEP}, keep=True))
+_INNER: Final = wanted_object(
+    {"usage": _KEEP, "status": _KEEP, "incomplete_details": _DETAILS, "output": _OUTPUT}, keep=True
+)
 _DELTA: Final = wanted_object(dict.fromkeys((*_DELTA_CONTENT, "stop_reason"), _KEEP), keep=True)
 _CHOICE: Final = wanted_object({"delta": _DELTA, "finish_reason": _KEEP, "text": _KEEP}, keep=True)
 _FIELDS: Final = wanted_object(
@@ -34,6 +37,7 @@ _FIELDS: Final = wanted_object(
         "stop_reason": _KEEP,
         "status": _KEEP,
         "incomplete_details": _DETAILS,
+        "output": _OUTPUT,
     }
 )
 """The paths of `Fields`, but for names of models."""

@@ -2,13 +2,15 @@
 
 from typing import Any, Final
 
-from .fields import Choice, Delta, Fields, IncompleteDetails, Inner, UsageFields
+from .fields import Choice, Delta, Fields, IncompleteDetails, Inner, Item, UsageFields
 from .figures import Figures
 from .usage import UsageTally
 
 _LAST_EVENTS: Final = frozenset(
     ("message_stop", "response.completed", "response.incomplete", "response.failed")
 )
+_CALLS: Final = ("function_call", "custom_tool_call")
+"""Items of Responses by which the client is to do something; other tools have been called by the server."""
 _FINISH_REASONS: Final = {
     # OpenAI, vLLM, SGLang
     "stop": "stop",
@@ -96,24 +98,31 @@ class Tally:
         self._ended(fields.stop_reason)
         if isinstance(fields.delta, Delta):
             self._ended(fields.delta.stop_reason)
-        self._take_status(fields.status, fields.incomplete_details)
+        self._take_status(fields)
         for inner in (fields.message, fields.response):
             if isinstance(inner, Inner):
                 if isinstance(inner.usage, UsageFields):
                     self._usage.take(inner.usage)
-                self._take_status(inner.status, inner.incomplete_details)
+                self._take_status(inner)
 
-    def _take_status(self, status: Any, details: object) -> None:
-        if status == "incomplete":
+    def _take_status(self, said: Fields | Inner) -> None:
+        details = said.incomplete_details
+        if said.status == "incomplete":
             reason = details.reason if isinstance(details, IncompleteDetails) else None
             self._ended(reason or "other")
-        elif status in ("completed", "failed", "cancelled"):
-            self._ended(status)
+        elif said.status == "completed":
+            self._ended("tool_calls" if _calls_tools(said.output) else "completed")
+        elif said.status in ("failed", "cancelled"):
+            self._ended(said.status)
 
     def _ended(self, reason: Any) -> None:
         """Of several choices the first to end in another way than `stop` counts."""
         if isinstance(reason, str) and self._finish_reason in (None, "stop"):
             self._finish_reason = _FINISH_REASONS.get(reason, "other")
+
+
+def _calls_tools(output: object) -> bool:
+    return isinstance(output, list) and any(isinstance(item, Item) and item.type in _CALLS for item in output)
 
 
 def _has_content(fields: Fields) -> bool:

@@ -157,7 +157,8 @@ async def test_without_a_router_it_names_what_it_did_not_look_for() -> None:
     assert result.exit_code == 0
     needed = ", ".join(check.id for check in CHECKS if check.needs_router)
     output = " ".join(result.output.split())
-    assert f"Not looked for ({NOBODY}/debug/state: cannot be read: " in output
+    assert output.startswith(f"Envoy {envoy} · router {NOBODY}/debug/state: cannot be read: ")
+    assert f"Not looked for (router {NOBODY}/debug/state: cannot be read: " in output
     assert f"): {needed}." in output
 
 
@@ -166,7 +167,23 @@ async def test_no_router_at_all_is_a_choice() -> None:
         result = await run("--envoy", envoy, "--router", "")
 
     assert "Not looked for (no router was named)" in result.output
-    assert result.output.startswith(f"Envoy {envoy}  ·  no router asked\n")
+    assert result.output.startswith(f"Envoy {envoy}  ·  no router was named\n")
+
+
+async def test_a_router_that_wants_a_token_is_told_as_such() -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        raise web.HTTPUnauthorized
+
+    guarded = web.Application()
+    guarded.router.add_get("/debug/state", refuse)
+    async with both(Pages()) as (envoy, _), TestServer(guarded) as server:
+        router = str(server.make_url("")).rstrip("/")
+        result = await run("--envoy", envoy, "--router", router)
+        told = json.loads((await run("--envoy", envoy, "--router", router, "--json")).output)
+
+    why = f"router {router}/debug/state: answered 401 (see --token-file)"
+    assert result.output.splitlines()[0] == f"Envoy {envoy}  ·  {why}"
+    assert (told["router"], told["no_router"]) == (None, why)
 
 
 async def test_something_else_on_the_routers_port_is_told() -> None:

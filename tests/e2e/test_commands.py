@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from stack import eventually, running, running_service
+from stack import QUICK_STOP, eventually, running, running_service
 from upstream import EchoUpstream
 
 from extproc.demo.process import ChildProcess
@@ -91,6 +92,15 @@ async def test_an_address_that_is_taken_is_exit_1_with_a_reason(tmp_path: Path) 
 
     assert second.returncode == 1
     assert "extproc: cannot serve: " in second.stderr
+
+
+async def test_it_tells_ipv6_addresses_as_they_are_written_in_urls(tmp_path: Path) -> None:
+    flags = ("--grpc-address", "[::1]:0", "--http-address", "[::1]:0", *QUICK_STOP)
+    async with running_service(GOOD, tmp_path, *flags) as service:  # ready: it answers at what it told
+        assert [re.sub(r"\d+$", "…", at) for at in (service.grpc, service.http)] == [
+            "[::1]:…",
+            "http://[::1]:…",
+        ]
 
 
 async def test_every_flag_comes_from_the_environment_too(tmp_path: Path) -> None:

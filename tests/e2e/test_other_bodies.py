@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import brotli
 import pytest
+import yarl
 from python_multipart.multipart import MultipartParser
 from stack import BUFFERED, DUPLEX, SHARED, Stack, stack_fixture
 from upstream import Received, noise
@@ -100,6 +101,17 @@ async def test_a_model_server_gets_the_audio_as_it_was_and_the_model_that_it_ser
     assert request.values("content-length") == length_of(stack, request.body)
     assert request.values("x-gateway-model-name") == ["alias"]
     assert request.values("x-gateway-destination-endpoint") == [answer["served_by"]]
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcription%73", "/v1/audio%2Ftranscriptions?a=%3f"])
+async def test_a_form_is_read_however_its_path_is_written(stack: Stack, path: str) -> None:
+    url = yarl.URL(stack.envoy.listen + path, encoded=True)
+    async with stack.client.post(url, data=audio_form("alias", b"a")) as response:
+        assert response.status == 200
+
+    request = only(stack.received())
+    assert data_of(request) == [b"a", b"whisper-large-v3", b"word"]
+    assert request.path == path
 
 
 async def test_a_form_whose_model_stays_goes_on_byte_for_byte(stack: Stack) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from answer_examples import CHAT_ANSWER, EVENTS
-from answering import ASKED, DENIED, FULL_DUPLEX, JSON, WHOLE, Answer, Mode, running_world
+from answering import ASKED, CHAT, DENIED, FULL_DUPLEX, JSON, WHOLE, Answer, Mode, running_world
 from envoy.service.ratelimit.v3 import rls_pb2
 from stack import eventually
 
@@ -111,6 +111,34 @@ async def test_an_answer_costs_its_tokens(tmp_path: Path, mode: Mode) -> None:
         assert await eventually(lambda: limiter.hits, bool) == [90]
         await world.ask(way, Answer([CHAT_ANSWER], JSON, chunked=False))
         assert await eventually(lambda: limiter.hits[1:], bool) == [8]
+
+
+IN_EACH = [
+    event.replace(b'"choices":[{', b'"usage":{"prompt_tokens":70,"completion_tokens":20},"choices":[{')
+    for event in EVENTS
+]
+ESTIMATE = 8 + 2
+"""Tokens of a body of 34 bytes, and two events with content."""
+
+
+@pytest.mark.parametrize(
+    ("events", "cost"), [(EVENTS, ESTIMATE), (IN_EACH, 90)], ids=["at the end", "in each"]
+)
+async def test_a_client_that_leaves_with_the_last_token_pays_all_the_same(
+    tmp_path: Path, events: list[bytes], cost: int
+) -> None:
+    async with Limiter().running() as limiter, running_world(tmp_path, {}) as world:
+        stack = await world.through(limited(ASKED, limiter))
+        world.upstream.answer = Answer(events, held_after=5)
+        async with stack.client.post(CHAT, json={"model": "alias", "stream": True}) as response:
+            async for line in response.content:
+                if b'"finish_reason":"stop"' in line:
+                    break
+            response.close()
+        assert await eventually(lambda: limiter.hits, bool) == [cost]
+        world.upstream.answer.go_on.set()
+        (line,) = await eventually(world.lines, bool)
+        assert line["answer"] == "cut"
 
 
 async def test_an_answer_that_was_not_read_costs_nothing(tmp_path: Path) -> None:
