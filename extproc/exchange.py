@@ -279,7 +279,7 @@ class Exchange:
         self.answer, self.answered_at = answer, self._clock()
         if self.flight is None:
             return
-        if answer.not_theirs:
+        if answer.not_theirs and answer.is_by_endpoint:
             self._stream.strip_response(answer.not_theirs)
         self.flight.answered(answer, self.answered_at)
         assert self.decision is not None

@@ -52,6 +52,11 @@ class Answered(Struct, frozen=True):
     not_theirs: tuple[str, ...] = ()
     """Headers that a model server has no business to send to clients."""
 
+    @property
+    def is_by_endpoint(self) -> bool:
+        """And not by Envoy itself (where it tells)."""
+        return not self.details or self.details.startswith(VIA_UPSTREAM)
+
 
 class Watcher(Struct, frozen=True):
     """Who is told of what is worth a metric or a log line."""
@@ -117,7 +122,7 @@ class Flight:
 
     def _report(self, answer: Answered, text: str, now: float) -> str:
         """Tell the endpoint that answered what it said; what came of that."""
-        if self.endpoint is None or answer.from_cache or not _is_by_endpoint(answer):
+        if self.endpoint is None or answer.from_cache or not answer.is_by_endpoint:
             return "ignored"
         try:
             report = load_report.parse(text)
@@ -164,8 +169,4 @@ def _blame(answer: Answered) -> Failure | None:
 
 def _is_success(answer: Answered) -> bool:
     """Whether the endpoint itself answered, other than with what might be a fault of its own."""
-    return _is_by_endpoint(answer) and answer.status >= 100 and answer.status not in (500, *BAD_GATEWAY)
-
-
-def _is_by_endpoint(answer: Answered) -> bool:
-    return not answer.details or answer.details.startswith(VIA_UPSTREAM)
+    return answer.is_by_endpoint and answer.status >= 100 and answer.status not in (500, *BAD_GATEWAY)

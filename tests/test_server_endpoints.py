@@ -10,6 +10,7 @@ from ext_proc_service import (
     CHAT,
     LOADED_AT,
     REQUEST_TRAILERS_GO,
+    RESPONSE_HEADERS_GO,
     A,
     B,
     option,
@@ -44,6 +45,19 @@ async def test_what_a_model_server_says_in_our_name_goes_no_further() -> None:
         reply = await stream.reply()
         removed = reply.response_headers.response.header_mutation.remove_headers
         assert list(removed) == ["x-extproc-reason", "x-extproc-pool"]
+        await stream.end()
+
+
+async def test_what_envoy_says_in_our_name_stays_as_the_printed_404_for_a_pool_without_a_route_does() -> None:
+    async with serving() as (_, envoy):
+        stream = envoy.stream()
+        await stream.request_headers(CHAT)
+        await stream.reply()
+        await stream.request_body(b'{"model":"m"}')
+        await stream.reply()
+        details = {"response.code_details": "direct_response"}
+        await stream.response_headers(404, {"x-extproc-reason": "no_route"}, attributes=details)
+        assert await stream.reply() == RESPONSE_HEADERS_GO
         await stream.end()
 
 

@@ -7,6 +7,7 @@ import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import pytest
@@ -48,6 +49,30 @@ async def test_without_a_right_to_override_answers_go_through_untouched_and_that
         assert got.body == answer.body
         assert (got.line["answer"], got.line["outcome"]) == ("not_sent", "completed")
     assert await stack.metric("answers_read_total", result="not_sent") == before + 2
+
+
+class Unrouted(Mode):
+    """No route leads to the pool: the entry rule answers, and names its reason as printed manifests have it."""
+
+    def change(self, bootstrap: dict[str, Any]) -> None:
+        super().change(bootstrap)
+        (listener,) = bootstrap["static_resources"]["listeners"]
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        (host,) = manager["route_config"]["virtual_hosts"]
+        (entry,) = (route for route in host["routes"] if "direct_response" in route)
+        reason = {"header": {"key": "x-extproc-reason", "value": "no_route"}}
+        host["routes"] = [{**entry, "response_headers_to_add": [reason]}]
+
+
+async def test_the_reason_of_a_refusal_is_ours_or_envoys_and_never_a_model_servers(restoring: World) -> None:
+    said = {"x-extproc-reason": "overloaded", "endpoint-load-metrics": "TEXT a=1", "x-other": "stays"}
+    got = await restoring.ask(DENIED, Answer([b"{}"], JSON, status=503, headers=said, chunked=False))
+    assert [got.header(name) for name in said] == [None, None, "stays"]
+    assert (got.access["reason"], got.line["outcome"]) == (None, "upstream_error")
+
+    stack = await restoring.through(Unrouted("unrouted", override=False))
+    async with stack.client.post(CHAT, json={"model": "alias"}) as response:
+        assert (response.status, response.headers["x-extproc-reason"]) == (404, "no_route")
 
 
 @every_mode
