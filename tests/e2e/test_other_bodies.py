@@ -188,7 +188,7 @@ async def test_an_encoded_body_goes_on_as_it_came_where_its_model_stays(stack: S
     ("coding", "body", "status", "code"),
     [
         ("compress", b"x", 415, "unsupported_encoding"),
-        ("gzip, br", gzip.compress(b"{}"), 415, "unsupported_encoding"),
+        ("gzip, br", gzip.compress(b"{}", mtime=0), 415, "unsupported_encoding"),
         ("gzip", b'{"model":"alias"}', 400, "invalid_json"),
         ("br", brotli.compress(chat("alias"))[:-1], 400, "invalid_json"),
     ],
