@@ -41,7 +41,7 @@ EVENT = (
 WITH_USAGE = EVENT.replace(
     "}]}", '}],"usage":{"prompt_tokens":1024,"total_tokens":1536,"completion_tokens":%d}}'
 )
-"""The same with `continuous_usage_stats`: each is told to Envoy."""
+"""The same with `continuous_usage_stats`: every 32nd is told to Envoy."""
 
 
 def measure(directory: Path) -> Iterator[Figure]:
@@ -52,7 +52,7 @@ def measure(directory: Path) -> Iterator[Figure]:
     for words, responses, events in (
         ("a chunk of an answer, read", {}, plain),
         ("… and the client's model put back", {"restore_model": True}, plain),
-        ("… read, with usage told in each", {}, with_usage),
+        ("… read, with usage in each", {}, with_usage),
     ):
         cost = _own_s(_config(responses), _chunks(events)) * 1e6
         yield Figure(words, cost, "µs", REACH_US, f"CPU without gRPC, best of {ROUNDS}")

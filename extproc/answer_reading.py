@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Generator, Iterator, Sequence
 from typing import Literal
@@ -22,9 +21,9 @@ Result = Literal["ok", "no_usage", "cut", "unreadable", "encoded", "not_sent"]
 
 SLICE_BYTES = 8 * 1024
 """Read between two turns of the event loop: 0.1 ms of an embedding, 3.6 ms of the worst text known."""
-ESTIMATED_EVENTS = 32
-"""Between two estimates of what an answer cost that has not told yet: so many tokens a client may take unpaid by
-leaving, and an estimate costs 10 µs."""
+EVENTS_BETWEEN = 32
+"""Events with content before Envoy is told again what the answer cost so far, as it told itself or by an estimate: so
+many tokens a client may take unpaid by leaving, and to tell costs 10 µs."""
 NO_BODY = frozenset((204, 205, 206))
 """No content, or a part of it that says nothing alone."""
 
@@ -79,13 +78,13 @@ class AnswerReading:
 
     __slots__ = (
         "_came",
-        "_estimate_at",
         "_finished",
         "_left",
         "_prompt_tokens",
         "_reader",
         "_started_at",
         "_stream",
+        "_tell_at",
         "_told",
         "figures",
         "result",
@@ -109,9 +108,9 @@ class AnswerReading:
         self._prompt_tokens = prompt_tokens
         self._came = False
         self._finished = False
-        self._told: tuple[Usage | None, str | None, bool] = (None, None, False)
-        """Usage, finish reason, and whether that was all."""
-        self._estimate_at: float = 1
+        self._told: tuple[bool, str | None, bool] = (False, None, False)
+        """Whether there is usage, finish reason, and whether that was all."""
+        self._tell_at = 1
         """Events with content."""
         self.figures: Figures | None = None
         """What was read, once it has ended."""
@@ -189,12 +188,12 @@ class AnswerReading:
         Clients leave at the event that says it is the last, or before: to pay less, perhaps.
         """
         figures = reader.figures
-        told = (figures.usage, figures.finish_reason, figures.complete)
-        due = figures.content_events >= (1 if last else self._estimate_at)
+        told = (figures.usage is not None, figures.finish_reason, figures.complete)
+        due = figures.content_events >= (1 if last else self._tell_at)
         if told == self._told and (figures.complete or not due):
             return
         self._told = told
-        self._estimate_at = math.inf if figures.usage else figures.content_events + ESTIMATED_EVENTS
+        self._tell_at = figures.content_events + EVENTS_BETWEEN
         figures = self._known(figures)
         facts = facts_of(figures, self._ttft_s(figures)) | self._total(figures)
         if facts:

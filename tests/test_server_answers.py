@@ -32,7 +32,7 @@ from answer_talk import (
 )
 from ext_proc_service import CHAT, RESPONSE_HEADERS_GO, serving
 
-from extproc.answer_reading import ESTIMATED_EVENTS
+from extproc.answer_reading import EVENTS_BETWEEN
 from extproc.protocol.messages import BodyMode
 
 TIMED = {"ttft_ms", "time_per_token_ms"}
@@ -89,23 +89,24 @@ async def test_until_an_answer_tells_its_cost_envoy_is_told_an_estimate_which_it
     async with serving(READS) as (_, envoy):
         stream = await begun(envoy)
         costs = []
-        for chunk in (*[ONE] * (2 * ESTIMATED_EVENTS), USAGE, DONE):
+        for chunk in (*[ONE] * (2 * EVENTS_BETWEEN), USAGE, DONE):
             await stream.response_body(chunk)
             costs.append((await told(stream))[1].get("total_tokens"))
         await stream.end()
-    estimates = [PROMPT + 1, *[None] * (ESTIMATED_EVENTS - 1), PROMPT + 1 + ESTIMATED_EVENTS]
-    assert costs == [*estimates, *[None] * (ESTIMATED_EVENTS - 1), 9, 9]
+    estimates = [PROMPT + 1, *[None] * (EVENTS_BETWEEN - 1), PROMPT + 1 + EVENTS_BETWEEN]
+    assert costs == [*estimates, *[None] * (EVENTS_BETWEEN - 1), 9, 9]
 
 
-async def test_usage_that_stands_in_every_event_is_told_with_each() -> None:
+async def test_usage_that_stands_in_every_event_is_told_at_the_first_and_then_as_often() -> None:
     async with serving(READS) as (_, envoy):
         stream = await begun(envoy)
-        for tokens in (1, 2, 3):
+        costs = []
+        for tokens in range(1, EVENTS_BETWEEN + 3):
             usage = b'"usage":{"prompt_tokens":7,"completion_tokens":%d},"choices"' % tokens
             await stream.response_body(ONE.replace(b'"choices"', usage))
-            _, facts = await told(stream)
-            assert (facts["completion_tokens"], facts["total_tokens"]) == (tokens, 7 + tokens)
+            costs.append((await told(stream))[1].get("total_tokens"))
         stream.cancel()
+    assert costs == [8, *[None] * (EVENTS_BETWEEN - 1), 8 + EVENTS_BETWEEN, None]
 
 
 async def test_an_answer_that_never_tells_its_cost_has_the_estimate() -> None:
