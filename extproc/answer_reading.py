@@ -62,15 +62,16 @@ def begin(
         return None
     if answer.content_encoding.strip().lower() not in ("", "identity"):
         return AnswerReading(stream, None, started_at, "encoded")
-    prompt_tokens = decision.work.prompt_tokens
     if restore is not None:
         stream.strip_response(("content-length",))  # it would be wrong, which Envoy may answer with a 503
-    reader, length = AnswerReader(form, restore), answer.content_length
+    unseen: Result = "cut"
     if mode is BodyMode.NONE:
+        unseen = "not_sent"
         stream.ask_for_answer()
-        return AnswerReading(stream, reader, started_at, "not_sent", length, prompt_tokens)
-    stream.read_answer()
-    return AnswerReading(stream, reader, started_at, "cut", length, prompt_tokens)
+    else:
+        stream.read_answer()
+    reader, prompt_tokens = AnswerReader(form, restore), decision.work.prompt_tokens
+    return AnswerReading(stream, reader, started_at, unseen, answer.content_length, prompt_tokens)
 
 
 class AnswerReading:

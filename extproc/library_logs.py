@@ -44,9 +44,8 @@ class LibraryHandler(logging.Handler):
         self._log = log
         self._clock = clock
         self._kinds: dict[tuple[str, int, str | None], _Kind] = {}
-        self._counting = (
-            threading.RLock()
-        )  # again by the same thread: what a finalizer raises, whenever that runs
+        self._counting = threading.RLock()
+        """Taken again by the same thread for what a finalizer raises, whenever that runs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _, error, stack = record.exc_info or (None, None, None)

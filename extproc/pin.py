@@ -22,9 +22,12 @@ ENVOY_LB = "envoy.lb"
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 NAMESPACE = "extproc"
 
+OURS = "x-extproc-"
+"""Only we say such a header: to routes and model servers of a request, to clients why it was refused."""
+
 # Headers by which this router, its peers and the sidecars of model servers are steered.  A client that could set
 # one would pick its pod, pass as another tenant, or make a sidecar connect to an address of its choice.
-CONTROL_PREFIXES = (DESTINATION, "x-extproc-", "x-llm-d-", "x-gateway-inference-", MODEL_NAME)
+CONTROL_PREFIXES = (DESTINATION, OURS, "x-llm-d-", "x-gateway-inference-", MODEL_NAME)
 CONTROL_HEADERS = frozenset(
     (
         "epp-profile",
@@ -38,10 +41,6 @@ CONTROL_HEADERS = frozenset(
         "x-slo-ttft-ms",
     )
 )
-
-
-OURS_IN_ANSWERS = "x-extproc-"
-"""A refusal of ours says its reason in such a header; who else sends one would pass as us."""
 
 
 @functools.lru_cache(maxsize=4096)  # the same dozens of names in every request; clients may send others
@@ -101,7 +100,7 @@ def control_headers(
 
 def not_theirs(headers: Iterable[str]) -> tuple[str, ...]:
     """Of an answer's *headers* those that go no further."""
-    return tuple(n for n in headers if n == load_report.REPORT_HEADER or n.startswith(OURS_IN_ANSWERS))
+    return tuple(n for n in headers if n == load_report.REPORT_HEADER or n.startswith(OURS))
 
 
 def _facts(decision: Decision) -> Mapping[str, str]:

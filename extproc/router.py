@@ -16,7 +16,7 @@ from .errors import Reason, Rejected
 from .model_name import MAX_BYTES, is_usable
 from .pool import Pool
 from .request import InferenceRequest
-from .routes import Objectives, Route, Routes, demands, reads_prompts, target_name
+from .routes import Objectives, Route, Routes, demands, drawable, reads_prompts, target_name
 from .scheduling.profile import DEFAULT, Choice, Profile
 from .tiers import NOBODY, Tiers
 from .work import Work
@@ -115,12 +115,8 @@ class Router:
     def draw(self, request: InferenceRequest, now: float, rng: random.Random) -> Draw:
         """The first half of `decide`: the target."""
         route = self._route(request.model)
-        if route is None:
-            pool = self._default(request.model)
-            targets: Sequence[Target] = (Target(request.model or ""),)
-        else:
-            pool, targets = self.pools[route.model.pool], route.targets_for(request.model)
-        return self._draw(route, pool, targets, request, now, rng)
+        pool = self.pools[route.model.pool] if route else self._default(request.model)
+        return self._draw(route, pool, drawable(route, request.model), request, now, rng)
 
     def place(
         self,

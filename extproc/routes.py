@@ -37,6 +37,11 @@ class Route(Struct, frozen=True):
         return () if self.model.reserved else self.model.targets or self.targets_for(model)
 
 
+def drawable(route: Route | None, model: str | None) -> Sequence[Target]:
+    """What a request that writes *model* can be drawn; *route* is None where the config has nothing to say of it."""
+    return route.targets_for(model) if route else (Target(model or ""),)
+
+
 def resolve(model: ModelConfig) -> Route:
     itself = model.targets is None and model.name == ANY_MODEL
     return Route(

@@ -111,11 +111,8 @@ def _read(path: Path) -> bytes:
 def _certificates(text: bytes, path: Path) -> list[x509.Certificate]:
     try:
         read = x509.load_pem_x509_certificates(text)
-        for each in read:
-            _ = (
-                each.subject,
-                each.issuer,
-            )  # read only now, but BoringSSL takes none with a name that is damaged
+        for each in read:  # names are read only when asked for, and BoringSSL takes none that is damaged
+            _ = each.subject, each.issuer
     except (ValueError, x509.InvalidVersion) as error:
         raise CertificateFault(f"{path}: no certificate in PEM: {error}") from None
     return read

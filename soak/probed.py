@@ -17,6 +17,8 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+from extproc.allocator import give_back
+
 FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
 """The first fields of glibc's `struct mallinfo2`; the one after them is of no interest."""
 
@@ -64,7 +66,7 @@ def heap_bytes() -> int:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallinfo2"):
         return 0
-    libc.malloc_trim(0)
+    give_back()
     libc.mallinfo2.restype = _MallInfo
     heap = libc.mallinfo2()
     return int(heap.uordblks + heap.hblkhd)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from envoy_peer import EnvoyPeer, EnvoyStream
 from ext_proc_service import (
     CHAT,
     LOADED_AT,
@@ -32,13 +33,19 @@ def hint(value: object) -> dict[str, dict[str, object]]:
     return {SUBSET[0]: {SUBSET[1]: value}}
 
 
+async def routed(envoy: EnvoyPeer) -> EnvoyStream:
+    """A stream whose request was sent on."""
+    stream = envoy.stream()
+    await stream.request_headers(CHAT)
+    await stream.reply()
+    await stream.request_body(b'{"model":"m"}')
+    await stream.reply()
+    return stream
+
+
 async def test_what_a_model_server_says_in_our_name_goes_no_further() -> None:
     async with serving() as (_, envoy):
-        stream = envoy.stream()
-        await stream.request_headers(CHAT)
-        await stream.reply()
-        await stream.request_body(b'{"model":"m"}')
-        await stream.reply()
+        stream = await routed(envoy)
         await stream.response_headers(
             503, {"x-extproc-reason": "overloaded", "x-other": "1", "x-extproc-pool": "a"}
         )
@@ -50,11 +57,7 @@ async def test_what_a_model_server_says_in_our_name_goes_no_further() -> None:
 
 async def test_what_envoy_says_in_our_name_stays_as_the_printed_404_for_a_pool_without_a_route_does() -> None:
     async with serving() as (_, envoy):
-        stream = envoy.stream()
-        await stream.request_headers(CHAT)
-        await stream.reply()
-        await stream.request_body(b'{"model":"m"}')
-        await stream.reply()
+        stream = await routed(envoy)
         details = {"response.code_details": "direct_response"}
         await stream.response_headers(404, {"x-extproc-reason": "no_route"}, attributes=details)
         assert await stream.reply() == RESPONSE_HEADERS_GO

@@ -13,7 +13,7 @@ from ..errors import Reason, Rejected
 from ..holding import with_room
 from ..pool import Pool
 from ..router import Decision, Draw
-from ..routes import target_name
+from ..routes import drawable, target_name
 from ..scheduling.outstanding_work import Cost, OutstandingWorkScorer
 from ..scheduling.profile import Table
 from ..waiting_room import Ticket
@@ -243,7 +243,8 @@ def _rate(question: Question, rows: Mapping[Endpoint, EndpointRow], decision: De
 def _out(question: Question, draw: Draw | Rejected, pool: Pool, table: Table | None) -> dict[Endpoint, str]:
     """Why each that was not rated was not."""
     if isinstance(draw, Rejected):
-        excluded, targets = _excluded(question, pool), _drawable(question)
+        model = question.request.model
+        excluded, targets = _excluded(question, pool), drawable(question.router.routes.of(model), model)
         return {e: _not_eligible(question, targets, excluded, e) for e in pool.endpoints}
     eligible = set(draw.endpoints)
     out = {
@@ -257,13 +258,6 @@ def _out(question: Question, draw: Draw | Rejected, pool: Pool, table: Table | N
     taken = set(offered)
     out |= {e: _not_offered(question, draw, e, offered[0]) for e in draw.endpoints if e not in taken}
     return out | {endpoint: f"filter {name}" for endpoint, name in table.dropped().items()}
-
-
-def _drawable(question: Question) -> Sequence[Target]:
-    """The targets that the request could have been drawn."""
-    model = question.request.model
-    route = question.router.routes.of(model)
-    return route.targets_for(model) if route else (Target(model or ""),)
 
 
 def _not_eligible(
