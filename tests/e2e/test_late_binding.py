@@ -220,31 +220,35 @@ async def test_envoys_message_timeout_must_be_above_ours(start_stack: StartStack
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_a_vllm_with_a_full_batch_gets_one_request_for_each_that_ends(tmp_path: Path) -> None:
+async def test_what_a_vllm_with_a_full_batch_has_no_room_for_waits_with_us(tmp_path: Path) -> None:
+    """As long as its batch of four goes on, it gets no more than those that were sent before it was seen to queue."""
     sim = Sim(tmp_path, "--model", "m", "--max-num-seqs", "4", "--speed", "2", name="sim")
     async with running(sim):
-        config = holding([sim.address], timeout_s=9.0, max_requests=100)
+        config = holding([sim.address], timeout_s=60.0, max_requests=100)
         async with running_service(config, tmp_path) as service:
             envoy = Envoy(BUFFERED.bootstrap, tmp_path, pools={POOL: [sim.address]}, ext_proc=service.grpc)
             async with running(envoy), client_of(envoy) as client:
                 stack = Stack(client, envoy, service, [], BUFFERED)
-                body = {"model": "m", "prompt": "Tell me", "max_tokens": 60, "ignore_eos": True}
 
-                async def complete() -> int:
+                async def complete(tokens: int) -> int:
+                    body = {"model": "m", "prompt": "Tell me", "max_tokens": tokens, "ignore_eos": True}
                     async with client.post("/v1/completions", json=body) as response:
                         await response.read()
                         return response.status
-
-                first = [asyncio.create_task(complete()) for _ in range(8)]
 
                 async def waiting_there() -> int:
                     (endpoint,) = (await stack.endpoints()).values()
                     return int(endpoint["metrics"]["waiting"])
 
+                endless = [asyncio.create_task(complete(30_000)) for _ in range(8)]  # minutes
                 await eventually(waiting_there, lambda count: count >= 1)
-                then = [asyncio.create_task(complete()) for _ in range(16)]
-                await eventually(lambda: held(stack), lambda count: count >= 8)
+                crowd = [asyncio.create_task(complete(20)) for _ in range(16)]
+                await eventually(lambda: held(stack), lambda count: count >= 16)
                 assert await waiting_there() <= 4
-                assert set(await asyncio.gather(*first, *then)) == {200}
-                assert await stack.metric("queue_dispatches_total", result="dispatched") >= 8
+
+                for request in endless:
+                    request.cancel()
+                await asyncio.gather(*endless, return_exceptions=True)
+                assert set(await asyncio.gather(*crowd)) == {200}
+                assert await stack.metric("queue_dispatches_total", result="dispatched") >= 16
                 await stack.idle()
