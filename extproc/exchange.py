@@ -62,6 +62,7 @@ class Exchange:
         "fault_text",
         "flight",
         "headers",
+        "listed",
         "model",
         "offered_at",
         "queued_s",
@@ -95,6 +96,8 @@ class Exchange:
         """What the client wrote in `model`."""
         self.subset: Subset = None
         """What a subset hint of Envoy's metadata allows."""
+        self.listed = False
+        """It asked for the list of models, or for one of them, and we told it."""
         self.settled = False
         """The answer to the request has left: it was routed, refused, or answered by somebody else."""
         self.decision: Decision | None = None
@@ -249,6 +252,7 @@ class Exchange:
         if name is None:
             return False
         listing = intake.list_models(self.router, name)
+        self.listed = True
         self._stream.respond(200, (("content-type", "application/json"),), listing, "extproc_models")
         return True
 

@@ -230,6 +230,8 @@ def _facts(exchange: Exchange, lived_s: float) -> dict[str, Any]:
         facts["model"] = exchange.model[:MAX_LOGGED]
     if exchange.queued_s is not None:
         facts["queued_ms"] = round(exchange.queued_s * 1e3, 3)
+    if exchange.listed:
+        facts["status"] = 200
     if exchange.fault_text:
         facts["message"] = exchange.fault_text
     if exchange.rejection is not None:

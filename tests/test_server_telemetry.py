@@ -154,6 +154,16 @@ async def test_the_log_line_of_a_refused_request_says_why() -> None:
         }
 
 
+async def test_the_log_line_of_a_list_of_models_that_we_told_has_its_status() -> None:
+    async with serving() as (service, envoy):
+        stream = envoy.stream()
+        await stream.request_headers({":method": "GET", ":path": "/v1/models"}, end=True)
+        await stream.reply()
+        await stream.closed()
+        line = await the_line(service)
+        assert (line["outcome"], line["path"], line["status"]) == ("completed", "/v1/models", 200)
+
+
 async def test_the_log_line_of_a_refused_request_names_the_model_that_was_asked_for() -> None:
     async with serving("pools: [{name: pool, endpoints: []}]\nmodels: [{name: qwq, pool: pool}]\n") as (
         service,
