@@ -248,12 +248,11 @@ async def test_objects_that_bring_about_a_bug_are_reported_and_keep_nobody_from_
     monkeypatch.setattr("extproc.kube.cluster_models.merge", stumble)
     monkeypatch.setattr("extproc.kube.cluster.FAULT_PAUSE_S", 0.01)
     async with talking(api, POOL) as talk:
-        await api.until(lambda: talk.told.faults)
-        assert talk.cluster.waiting() == []
-        talk.told.faults.clear()
+        await api.until(lambda: talk.told.faults and talk.cluster.waiting() == [])
         monkeypatch.setattr("extproc.kube.cluster_models.merge", merge)
         api.put(inference_model("a", model="qwq", targets={"qwq-32b": 100}))
         await api.until(lambda: talk.told.model_changes and talk.merged().models == [QWQ])
+        talk.told.faults.clear()
 
 
 async def test_models_of_another_namespace_come_even_where_a_kind_is_forbidden_there(api: KubeApi) -> None:

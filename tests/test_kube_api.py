@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kube_api import KubeApi
-from kube_api_talk import MODELS, PODS, Talk, talking
+from kube_api.talk import MODELS, PODS, Talk, talking
 from kube_objects import config_map, inference_model, inference_pool, pod
 
 CONFIG_MAPS = "/api/v1/namespaces/llm/configmaps"

@@ -8,8 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 import yaml
-from kube_api_process import KubeApiProcess
-from kube_api_talk import PODS
+from kube_api.process import KubeApiProcess
+from kube_api.talk import PODS
 from kube_objects import inference_pool, pod
 
 

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 import yaml
 from kube_api import KubeApi
-from kube_api_talk import MODELS, PODS, Talk, talking
+from kube_api.talk import MODELS, PODS, Talk, talking
 from kube_objects import pod
 
 CONFIG_MAPS = "/api/v1/namespaces/llm/configmaps"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kube_api import KubeApi
-from kube_api_talk import MODELS, PODS, Talk, talking, watching
+from kube_api.talk import MODELS, PODS, Talk, talking, watching
 from kube_objects import config_map, inference_model, pod
 
 
@@ -217,7 +217,7 @@ async def test_a_stop_breaks_watches_even_hung_ones(talk: Talk) -> None:
 
 
 async def test_a_watch_that_does_not_read_is_ended(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kube_api_watch.MOST_PENDING", 3)
+    monkeypatch.setattr("kube_api.watch.MOST_PENDING", 3)
     revision = await talk.revision()
     async with watching(talk, revision) as watch:
         talk.api.hang_watches()

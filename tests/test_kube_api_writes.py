@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kube_api import KubeApi
-from kube_api_talk import LEASES, MODELS, PODS, Talk, talking, watching
+from kube_api.talk import LEASES, MODELS, PODS, Talk, talking, watching
 from kube_objects import accepted, config_map, inference_model, inference_pool, lease, pod
 
 CONFIG_MAPS = "/api/v1/namespaces/llm/configmaps"

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kube_api import KubeApi
-from kube_api_credentials import Authority
+from kube_api.credentials import Authority
 from kube_followers import PODS, Plain
 from kube_objects import inference_model, lease, pod
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube_api_credentials import Authority, kubeconfig, write_kubeconfig, write_service_account
+from kube_api.credentials import Authority, kubeconfig, write_kubeconfig, write_service_account
 
 from extproc.errors import ConfigError
 from extproc.kube.credentials import InCluster, KubeConfig, find_credentials

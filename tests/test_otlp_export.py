@@ -16,7 +16,7 @@ import pytest
 from collector import BOUND_S, Collector, over_grpc, over_http
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from ext_proc_service import A, Service, serving
-from kube_api_credentials import Authority, Pair
+from kube_api.credentials import Authority, Pair
 from otlp_talk import answered, begun, routed
 from prometheus_client import CollectorRegistry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kube_api_credentials import Authority
+from kube_api.credentials import Authority
 from msgspec.structs import replace
 
 from extproc.otlp import settings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from kube_api_credentials import Authority
+from kube_api.credentials import Authority
 from metrics_server import METRICS, Heard, ModelServer, always, http, scraper_for, serving, until
 
 from extproc.config import parse_config

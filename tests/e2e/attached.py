@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from kube_api_process import KubeApiProcess
+from kube_api.process import KubeApiProcess
 from kube_objects import inference_pool, pod
 from stack import QUICK_STOP, Way, client_of, eventually, metric_of, running
 

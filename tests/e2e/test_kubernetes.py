@@ -25,7 +25,7 @@ from attached import (
     running_sims,
     served,
 )
-from kube_api_process import KubeApiProcess
+from kube_api.process import KubeApiProcess
 from kube_objects import inference_model
 from stack import QUICK_STOP, eventually, running
 

@@ -15,7 +15,7 @@ import aiohttp
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from kube_api_credentials import HOSTS, Authority, kubeconfig, write_kubeconfig
+from kube_api.credentials import HOSTS, Authority, kubeconfig, write_kubeconfig
 
 from extproc.demo.process import ChildProcess
 

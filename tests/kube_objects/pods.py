@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kube_objects_meta import CREATED, NAMESPACE, VLLM_LABELS, Object, condition, hashed, metadata, owned_by
+from .meta import CREATED, NAMESPACE, VLLM_LABELS, Object, condition, hashed, metadata, owned_by
 
 
 def pod(

@@ -1,13 +1,13 @@
 """Objects as a cluster shows them (`kubectl get -o yaml --show-managed-fields`), with what nobody here reads.
 
-Pods are in `kube_objects_pod`, the Inference Extension's kinds in `kube_objects_inference`; all can be had here.
+Pods are in `pods`, the Inference Extension's kinds in `inference`; all can be had here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kube_objects_inference import (
+from .inference import (
     accepted,
     inference_model,
     inference_objective,
@@ -15,7 +15,7 @@ from kube_objects_inference import (
     model_rewrite,
     rewrite_rule,
 )
-from kube_objects_meta import (
+from .meta import (
     CREATED,
     NAMESPACE,
     SLICE_CONTROLLER,
@@ -27,7 +27,7 @@ from kube_objects_meta import (
     padded,
     uid_of,
 )
-from kube_objects_pod import pod
+from .pods import pod
 
 __all__ = [
     "accepted",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kube_objects_meta import CREATED, NAMESPACE, VLLM_LABELS, Object, metadata
+from .meta import CREATED, NAMESPACE, VLLM_LABELS, Object, metadata
 
 GIE = "inference.networking.k8s.io"
 GIE_X = "inference.networking.x-k8s.io"

@@ -1,4 +1,4 @@
-"""The played API server as a program: `python tests/kube_api.py [--port 0] [--tls] objects.yaml...`
+"""The played API server as a program: `PYTHONPATH=tests python -m kube_api [--port 0] [--tls] objects.yaml...`
 
 It prints one JSON line, {"url": ..., "control": ...}, and ends when its stdin does, so that it cannot outlive the
 test that started it. POST control + "/METHOD" with {"args": [...], "kwargs": {...}} calls that method of KubeApi
@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 from aiohttp import web
-from kube_api import KubeApi
+
+from .server import KubeApi
 
 METHODS = frozenset(
     {
@@ -109,3 +110,7 @@ def main() -> None:
         asyncio.run(run(said.port, said.tls, said.files))
     except KeyboardInterrupt:
         pass
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
-from kube_api import BOUND_S, KubeApi
+
+from .server import BOUND_S, KubeApi
 
 PODS = "/api/v1/namespaces/llm/pods"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/llm/leases"

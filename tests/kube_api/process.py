@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, Self
 
 import aiohttp
 
-PROGRAM = Path(__file__).parent / "kube_api.py"
+TESTS = Path(__file__).parents[1]
 BOUND_S = 20.0
 """How long a start, a call or an end may take."""
 _LOOK_S = 0.02
@@ -25,7 +26,7 @@ class KubeApiProcess:
     """
 
     def __init__(self, *files: Path, tls: bool = False) -> None:
-        self._argv = [str(PROGRAM), *(["--tls"] if tls else []), *map(str, files)]
+        self._argv = ["-m", "kube_api", *(["--tls"] if tls else []), *map(str, files)]
         self._process: Process | None = None
         self._session: aiohttp.ClientSession | None = None
         self._control = ""
@@ -33,7 +34,7 @@ class KubeApiProcess:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *self._argv, stdin=PIPE, stdout=PIPE
+            sys.executable, *self._argv, stdin=PIPE, stdout=PIPE, env=os.environ | {"PYTHONPATH": str(TESTS)}
         )
         assert self._process.stdout
         try:

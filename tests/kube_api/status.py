@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kube_api_resources import Kind
+from .resources import Kind
 
 
 class ApiError(Exception):

@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from kube_api_faults import Faults
-from kube_api_lists import Lists
-from kube_api_paths import Target, named, number_of, revision_of, target_of, verb_of
-from kube_api_resources import Kind, Registry
-from kube_api_selectors import Matcher, matcher
-from kube_api_status import (
+
+from .faults import Faults
+from .lists import Lists
+from .paths import Target, named, number_of, revision_of, target_of, verb_of
+from .resources import Kind, Registry
+from .selectors import Matcher, matcher
+from .status import (
     ApiError,
     bad_request,
     forbidden,
@@ -24,9 +25,9 @@ from kube_api_status import (
     unauthorized,
     unsupported,
 )
-from kube_api_store import Stored, event_line
-from kube_api_watch import Watch
-from kube_api_writes import Writes
+from .store import Stored, event_line
+from .watch import Watch
+from .writes import Writes
 
 LONGEST_WATCH_S = 1800
 """How long a watch runs for which the client names no time (`--min-request-timeout`)."""

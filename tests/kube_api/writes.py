@@ -7,9 +7,9 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from kube_api_resources import NAMESPACES, Kind
-from kube_api_status import ApiError, already_exists, bad_request, conflict, invalid, not_found
-from kube_api_store import Store, Stored, copied
+from .resources import NAMESPACES, Kind
+from .status import ApiError, already_exists, bad_request, conflict, invalid, not_found
+from .store import Store, Stored, copied
 
 _MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)$")
 _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$")

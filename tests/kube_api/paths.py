@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kube_api_resources import Kind
-from kube_api_status import bad_request
+from .resources import Kind
+from .status import bad_request
 
 
 @dataclass(frozen=True)

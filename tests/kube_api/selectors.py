@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kube_api_resources import Kind
-from kube_api_status import bad_request
+from .resources import Kind
+from .status import bad_request
 
 Matcher = Callable[[dict[str, Any]], bool]
 Labels = Mapping[str, str]

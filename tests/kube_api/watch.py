@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from kube_api_resources import Kind
-from kube_api_selectors import Matcher
-from kube_api_store import Change, Stored, event_line
+
+from .resources import Kind
+from .selectors import Matcher
+from .store import Change, Stored, event_line
 
 MOST_PENDING = 20_000
 """Events that a watch may be behind before it is ended, as Kubernetes ends watches that do not read."""

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from kube_api_status import ApiError, forbidden, overloaded
-from kube_api_store import Change, Store
-from kube_api_watch import Watch
+from .status import ApiError, forbidden, overloaded
+from .store import Change, Store
+from .watch import Watch
 
 ListFault = Literal["null_items", "null_item", "truncated", "cut", "not_json"]
 

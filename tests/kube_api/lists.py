@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from kube_api_paths import Target, number_of, revision_of
-from kube_api_resources import Kind
-from kube_api_selectors import Matcher
-from kube_api_status import bad_request, expired_continue, expired_list, too_large
-from kube_api_store import Store, Stored
+
+from .paths import Target, number_of, revision_of
+from .resources import Kind
+from .selectors import Matcher
+from .status import bad_request, expired_continue, expired_list, too_large
+from .store import Store, Stored
 
 MOST_SNAPSHOTS = 16
 """Lists in chunks that may be under way at once; the oldest expires."""

@@ -1,7 +1,7 @@
 """Plays Kubernetes' API server over real HTTP, and what can go wrong with it.
 
 `async with KubeApi() as api:` listens in the test's own event loop. `api.put` and `api.delete` play everyone else
-who writes to the cluster; the faults (`kube_api_faults`) play its bad days.
+who writes to the cluster; the faults (`faults`) play its bad days.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
-from kube_api_credentials import Authority, kubeconfig, write_kubeconfig, write_service_account
-from kube_api_http import Api
-from kube_api_resources import Kind, Registry
-from kube_api_store import Store, Stored
-from kube_api_writes import Writes
+
+from .credentials import Authority, kubeconfig, write_kubeconfig, write_service_account
+from .http import Api
+from .resources import Kind, Registry
+from .store import Store, Stored
+from .writes import Writes
 
 BOUND_S = 20.0
 """How long a test waits for what must happen."""
@@ -209,9 +210,3 @@ class KubeApi(Api):
             for one in self.requests
             if method in ("", one.method) and path in one.path and query.items() <= one.query.items()
         ]
-
-
-if __name__ == "__main__":
-    from kube_api_program import main
-
-    main()

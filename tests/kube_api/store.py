@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from kube_api_resources import Kind
-from kube_api_selectors import Matcher
-from kube_api_status import expired_watch
+
+from .resources import Kind
+from .selectors import Matcher
+from .status import expired_watch
 
 FIRST_VERSION = 998
 """Not 0, and one digit is gained early: versions compared as text would come in the wrong order."""
