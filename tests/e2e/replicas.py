@@ -21,7 +21,7 @@ from extproc.demo.envoy import Envoy
 from extproc.demo.service import Service
 
 CLUSTER = "envoyextensionpolicy/llm/llm-router/extproc/0"
-FLAGS = ("--drain-delay", "2.5", "--drain-timeout", "30")
+FLAGS = ("--drain-delay", "5", "--drain-timeout", "30")
 """Envoy asks for our health once a second, and waits half a second for the answer: then it knows of the drain."""
 
 
@@ -61,6 +61,10 @@ class Replicas:
         count: int = (await asyncio.to_thread(router.state))["open_streams"]
         return count
 
+    async def busy(self, router: Router) -> None:
+        """Until the router has a request."""
+        await eventually(lambda: self.open_streams(router), bool)
+
     async def healthy(self, count: int) -> None:
         """Until Envoy holds so many for healthy."""
         await eventually(lambda: self.stat("membership_healthy"), lambda known: known == count)
@@ -83,11 +87,13 @@ async def running_replicas(
     config: Callable[[list[str]], Mapping[str, Any]] = lambda addresses: {
         "pools": [{"name": POOL, "endpoints": addresses}]
     },
+    health_timeout: str = "0.5s",
     **ext_proc: Any,
 ) -> AsyncIterator[Replicas]:
     """So many routers, all ready and known, behind an Envoy as Envoy Gateway programs it.
 
-    `ext_proc`: other settings of its ext_proc filter.
+    `health_timeout`: how long Envoy waits for what a router says of its health. `ext_proc`: other settings of its
+    ext_proc filter.
     """
     async with AsyncExitStack() as exits:
         upstreams = [await exits.enter_async_context(EchoUpstream()) for _ in range(3)]
@@ -106,7 +112,7 @@ async def running_replicas(
         write_endpoints(discovered, [router.grpc for router in routers])
         envoy = Envoy(ENVOY_GATEWAY.bootstrap, directory, pools=endpoints_by_pool(settings))
         bootstrap = yaml.safe_load(envoy.config_file.read_text())
-        use_discovery(bootstrap, discovered)
+        use_discovery(bootstrap, discovered, health_timeout)
         ext_proc_filter(bootstrap)["typed_config"] |= ext_proc
         envoy.config_file.write_text(yaml.safe_dump(bootstrap))
         await exits.enter_async_context(running(envoy))
@@ -116,16 +122,15 @@ async def running_replicas(
         yield replicas
 
 
-def use_discovery(bootstrap: dict[str, Any], endpoints: Path) -> None:
+def use_discovery(bootstrap: dict[str, Any], endpoints: Path, health_timeout: str) -> None:
     """The ext_proc cluster of this bootstrap learns its endpoints from a file, and checks them from the start."""
     bootstrap["node"] = {"id": "replicas", "cluster": "replicas"}
     (cluster,) = [each for each in bootstrap["static_resources"]["clusters"] if each["name"] == CLUSTER]
     del cluster["load_assignment"]
     source = {"path_config_source": {"path": str(endpoints)}, "resource_api_version": "V3"}
     cluster |= {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
-    cluster["health_checks"][0]["no_traffic_interval"] = (
-        "1s"  # as it is, it says nothing in Envoy's first minute
-    )
+    # as it is, it says nothing in Envoy's first minute
+    cluster["health_checks"][0] |= {"no_traffic_interval": "1s", "timeout": health_timeout}
 
 
 def write_endpoints(file: Path, addresses: list[str]) -> None:

@@ -80,6 +80,15 @@ class Stack:
             upstream.requests.clear()
         return received
 
+    def close_gates(self) -> None:
+        """Answers to `?gated` begin, and go on until `open_gates`."""
+        for upstream in self.upstreams:
+            upstream.gate.clear()
+
+    def open_gates(self) -> None:
+        for upstream in self.upstreams:
+            upstream.gate.set()
+
     async def state(self) -> dict[str, Any]:
         """`/debug/state`."""
         return await asyncio.to_thread(self.service.state)

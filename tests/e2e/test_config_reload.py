@@ -140,11 +140,12 @@ async def test_an_upload_that_began_before_a_reload_is_routed_by_the_config_it_b
 async def test_an_answer_that_runs_is_counted_on_through_a_reload(start_stack: StartStack, way: Way) -> None:
     stack = await start_stack(way, config)
 
-    async with stack.client.post("/v1/completions?sse_s=3", json={"model": "alias"}) as response:
+    async with stack.client.post("/v1/completions?gated", json={"model": "alias"}) as response:
         served_by = response.headers["x-served-by"]
         stack.service.write_config(config(addresses_of(stack), "second"))
         await until_logged(stack, "config_loaded", 2)
         assert await stack.in_flight() == {served_by: 1}
+        stack.open_gates()
         events = await response.read()
 
     assert events.endswith(b"data: [DONE]\n\n")

@@ -120,11 +120,11 @@ async def checked(envoy: Envoy) -> None:
 
 
 async def test_every_trap_that_a_config_can_hold_is_found(tmp_path: Path) -> None:
-    pool = {"endpoints": ["127.0.0.1:8001", "127.0.0.1:8002"], "fallback_endpoints": 2}
+    pool = {"endpoints": ["127.0.0.1:1", "127.0.0.1:2"], "fallback_endpoints": 2}  # nobody is there
     config = {
         "pools": [
             {"name": "reasoning-pool", **pool, "queue": {"timeout_s": 30}},
-            {"name": "unrouted", "endpoints": ["127.0.0.1:8003"]},
+            {"name": "unrouted", "endpoints": ["127.0.0.1:3"]},
             {"name": "anywhere", **pool},
         ],
         "default_pool": "reasoning-pool",

@@ -132,13 +132,11 @@ async def test_the_health_services_of_the_protocol_answer_over_tls(stack: Stack)
 
 
 async def test_an_event_is_passed_on_before_the_next_one_exists_and_counts_as_in_flight(stack: Stack) -> None:
-    for upstream in stack.upstreams:
-        upstream.gate.clear()
+    stack.close_gates()
     async with stack.client.post(CHAT + "?gated", json={"model": "alias", "stream": True}) as response:
         first = await response.content.readuntil(b"\n\n")
         meanwhile = await stack.in_flight()
-        for upstream in stack.upstreams:
-            upstream.gate.set()
+        stack.open_gates()
         rest = await response.content.read()
 
     assert (first, rest) == (b'data: {"number": 0}\n\n', b"data: [DONE]\n\n")

@@ -31,7 +31,7 @@ def with_fallbacks(addresses: list[str]) -> dict[str, Any]:
 
 async def stream(stack: Stack) -> str:
     """Who served a streamed answer."""
-    async with stack.client.post("/v1/completions?sse_s=1", json={"model": "m"}) as response:
+    async with stack.client.post("/v1/completions?gated", json={"model": "m"}) as response:
         await response.read()
         assert response.status == 200
         return response.headers["x-served-by"]
@@ -48,6 +48,7 @@ async def test_istio_walks_the_list_tells_who_served_and_the_count_moves_there(
     counts = await eventually(
         stack.in_flight, lambda counts: sum(counts.values()) == 3 and failing not in counts
     )
+    stack.open_gates()
     served = await asyncio.gather(*streams)
     await stack.idle()
 

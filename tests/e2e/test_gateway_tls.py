@@ -130,9 +130,7 @@ async def test_a_certificate_is_renewed_under_open_streams_and_new_connections_g
         service = await enter(running_service(one_pool([upstream.address]), tmp_path, *flags))
         early = gateway(tmp_path, upstream, service, tls_context(old, files["gateway"]), "early")
         client = await enter(client_of(await enter(running(early))))
-        answer = await enter(
-            client.post("/v1/chat/completions?sse_s=4&every_s=0.2", json={"model": "m", "stream": True})
-        )
+        answer = await enter(client.post("/v1/chat/completions?gated", json={"model": "m", "stream": True}))
         assert answer.status == 200
 
         for name in ("key", "crt"):
@@ -149,5 +147,6 @@ async def test_a_certificate_is_renewed_under_open_streams_and_new_connections_g
             async with running(late), client_of(late) as other:
                 statuses.append(await chat(other))
         assert statuses == [200, 503, 503]
+        upstream.gate.set()
         assert (await answer.read()).endswith(b"data: [DONE]\n\n")
         assert [e["event"] for e in service.log() if e["level"] == "error"] == []

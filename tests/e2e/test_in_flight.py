@@ -30,18 +30,26 @@ async def last_outcome(stack: Stack, path: str) -> list[str]:
 
 
 async def test_streamed_answers_count_until_their_last_byte(stack: Stack) -> None:
-    everyone = {upstream.address: 1 for upstream in stack.upstreams}
-    counts = []
+    stack.close_gates()
+    begun = asyncio.Semaphore(0)
 
     async def stream() -> None:
-        async with stack.client.post(CHAT + "?sse_s=2", json=BODY) as response:
-            async for line in response.content:
-                if line.startswith(b"data: {") and (number := int(line[17:-2])) % 5 == 4 and number < 15:
-                    counts.append(await stack.in_flight())
+        async with stack.client.post(CHAT + "?gated", json=BODY) as response:
+            await response.content.readuntil(b"\n\n")
+            begun.release()
+            assert await response.content.read() == b"data: [DONE]\n\n"
 
-    await asyncio.gather(*(stream() for _ in range(3)))
+    streams = [asyncio.create_task(stream()) for _ in range(3)]
+    for _ in streams:
+        await begun.acquire()
+    running = {upstream.address: 1 for upstream in stack.upstreams}
+    for upstream in stack.upstreams:
+        assert await stack.in_flight() == running
+        upstream.gate.set()
+        del running[upstream.address]
+        await eventually(stack.in_flight, lambda counts: counts == running)
 
-    assert counts[:9] == [everyone] * 9
+    await asyncio.gather(*streams)
     await stack.idle()
     assert (await stack.state())["in_flight_counts"] == "exact"
     assert {e["lingering"] for e in (await stack.endpoints()).values()} == {0}

@@ -51,9 +51,8 @@ async def test_a_cordoned_pod_finishes_what_it_has_and_gets_nothing_more_until_i
     start_stack: StartStack, tmp_path: Path, way: Way
 ) -> None:
     stack = await start_with_token(start_stack, tmp_path, way)
-    async with stack.client.post(
-        "/v1/chat/completions?sse_s=3&every_s=0.1", json={"model": "m", "stream": True}
-    ) as response:
+    asked = {"model": "m", "stream": True}
+    async with stack.client.post("/v1/chat/completions?gated", json=asked) as response:
         address = response.headers["x-served-by"]
         others = {upstream.address for upstream in stack.upstreams} - {address}
 
@@ -66,6 +65,7 @@ async def test_a_cordoned_pod_finishes_what_it_has_and_gets_nothing_more_until_i
             "Other replicas of the router have not been told.\n",
         )
         assert await served_by(stack) == others
+        stack.open_gates()
         assert (await response.read()).endswith(b"data: [DONE]\n\n")
     await eventually(stack.in_flight, lambda counts: counts == {})
     endpoint = (await stack.endpoints())[address]

@@ -56,6 +56,7 @@ async def test_fallbacks_follow_the_chosen_one_and_retries_walk_them(
     counts = await eventually(
         stack.in_flight, lambda counts: sum(counts.values()) == 3 and failing.address not in counts
     )
+    stack.open_gates()
     served = await asyncio.gather(*streams)
     await stack.idle()
 
@@ -76,7 +77,7 @@ async def test_fallbacks_follow_the_chosen_one_and_retries_walk_them(
 
 
 async def read_stream(stack: Stack) -> str:
-    async with stack.client.post("/v1/completions?sse_s=1", json={"model": "m"}) as response:
+    async with stack.client.post("/v1/completions?gated", json={"model": "m"}) as response:
         await response.read()
         assert response.status == 200
         return response.headers["x-served-by"]
@@ -109,16 +110,19 @@ async def test_where_envoy_goes_elsewhere_it_is_counted_and_logged_and_nobody_is
 
     async with (
         other_envoy(stack, tmp_path, [stranger]) as other,
-        other.client.post("/v1/completions?sse_s=1", json={"model": "m"}) as response,
+        other.client.post("/v1/completions?gated", json={"model": "m"}) as response,
     ):
         meanwhile = await stack.in_flight()
+        stack.open_gates()
         await response.read()
     await stack.idle()
 
     assert response.headers["x-served-by"] == stranger
     assert meanwhile == {}
     assert await stack.metric("pin_misses_total", pool=POOL) == 1
-    (line,) = [line for line in stack.service.log() if line["event"] == "pin_miss"]
+    (line,) = await eventually(
+        lambda: [line for line in stack.service.log() if line["event"] == "pin_miss"], bool
+    )
     assert (line["pool"], line["served"], line["level"]) == (POOL, stranger, "warning")
 
 

@@ -150,7 +150,7 @@ async def test_each_request_has_one_log_line_with_the_decision(start_stack: Star
         ("POST", CHAT, 500, "upstream_error", "real"),
         ("POST", CHAT, 400, "missing_model", None),
         ("GET", "/version", 200, "completed", None),
-        ("GET", "/v1/models", None, "completed", None),
+        ("GET", "/v1/models", 200, "completed", None),
         ("POST", CHAT, None, "aborted", "real"),
     ]
     first = lines[0]

@@ -129,7 +129,7 @@ class EchoUpstream:
                 return await self._reset(request)
             if "sse_s" in request.query and self.status == 200:
                 return await self._stream_events(request)
-            if "gated" in request.query:
+            if "gated" in request.query and self.status == 200:
                 return await self._stream_gated(request)
             if "bytes" in request.query:
                 body = noise(int(request.query["bytes"]))
