@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import pin
+from .answers import Shape, shape
 from .flight import Answered
 from .load_report import REPORT_HEADER
 from .protocol import codec
@@ -20,7 +21,7 @@ def read_headers(headers: Headers, ended: bool, message: codec.Request) -> Answe
         status=int(status) if status.isdecimal() and len(status) == 3 else 0,
         served=_served(message),
         details=codec.attribute(message, "response.code_details"),
-        streamed=content_type.startswith("text/event-stream"),
+        streamed=shape(content_type) is Shape.EVENTS,
         ended=ended,
         load_report=headers.get(REPORT_HEADER),
         from_cache="age" in headers,

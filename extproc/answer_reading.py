@@ -128,7 +128,7 @@ class AnswerReading:
         if last:
             held = self._finish(now)
             if held:
-                pieces = [*([data] if pieces is None else pieces), *held]
+                pieces = [*(pieces or ()), *held]  # where something is held, *data* does not go on as it came
         if pieces is not None:
             self._stream.go_on_with(pieces)
         self._tell(self._reader, last=last)
@@ -161,6 +161,11 @@ class AnswerReading:
     def give_up(self) -> None:
         """Read no more: what comes goes on as it is."""
         self._reader, self.result = None, "unreadable"
+
+    @property
+    def restores(self) -> bool:
+        """The client's name of the model is put back: some of the body may be held back for that."""
+        return self._reader is not None and self._reader.restores
 
     @property
     def ttft_s(self) -> float | None:
@@ -202,12 +207,10 @@ class AnswerReading:
 
     def _total(self, figures: Figures) -> dict[str, int]:
         """One figure for rate limits, which take one: an estimate until a stream tells, and where it never does."""
-        usage = figures.usage
+        usage, untold = figures.usage, figures.untold_events
         if usage is not None:
-            return {"total_tokens": (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)}
-        if figures.content_events:
-            return {"total_tokens": self._prompt_tokens + figures.content_events}
-        return {}
+            return {"total_tokens": (usage.prompt_tokens or 0) + (usage.completion_tokens or 0) + untold}
+        return {"total_tokens": self._prompt_tokens + untold} if untold else {}
 
 
 def _feed(reader: AnswerReader, data: Piece, now: float) -> Generator[None, None, Sequence[Piece] | None]:

@@ -54,7 +54,13 @@ def replay(target: str, file: Path) -> None:
     "--runs", type=click.IntRange(1), default=1_000_000, show_default=True, help="Inputs, over all targets."
 )
 @click.option("--seconds", type=float, default=1200.0, show_default=True, help="No target takes longer.")
-@click.option("--jobs", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), show_default=True)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=min(2, os.cpu_count() or 1),
+    show_default=True,
+    help="Targets at the same time, each in a process of its own.",
+)
 @click.option(
     "--seed", type=click.IntRange(1, 2**31 - 1), default=None, help="Of chance; drawn if not given."
 )

@@ -16,7 +16,9 @@ from .outcome import CORPUS, MAX_HANG_S, MAX_START_S, MAX_STUCK_S, Outcome, Plan
 from .worker import PLAN, REPORT, WORD
 
 LOOK_S = 0.5
+"""Between two looks at a worker: a small part of MAX_HANG_S."""
 LOG_LINES = 30
+"""Of a worker that died: its last words, a traceback's length."""
 
 
 def fuzz(plan: Plan) -> Outcome:

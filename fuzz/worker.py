@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +21,8 @@ from .targets import load
 
 PLAN, REPORT, WORD, SEEDS, WORDS = "plan.json", "report.json", "word", "seeds", "words"
 INSTRUMENTED = ["extproc", "yaml"]
-"""Whose branches count as coverage: ours, and the parser that is in Python itself."""
+"""Whose branches count as coverage: ours, and those of the parser that is written in Python."""
+Done = Callable[[Outcome], NoReturn]
 
 
 def main(directory: Path) -> None:
@@ -33,14 +35,14 @@ def main(directory: Path) -> None:
     (_guided if plan.guided else _unguided)(plan, directory, done)
 
 
-def _unguided(plan: Plan, directory: Path, done: object) -> None:
+def _unguided(plan: Plan, directory: Path, done: Done) -> None:
     target = load(plan.target)
     guard = _guard(plan, target, directory, done)
     for data in Mutator(target, plan.seed):
         guard(data)
 
 
-def _guided(plan: Plan, directory: Path, done: object) -> None:
+def _guided(plan: Plan, directory: Path, done: Done) -> None:
     import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     with atheris.instrument_imports(include=INSTRUMENTED):
@@ -66,8 +68,8 @@ def _guided(plan: Plan, directory: Path, done: object) -> None:
     atheris.Fuzz()
 
 
-def _guard(plan: Plan, target: Target, directory: Path, done: object) -> Guard:
-    return Guard(plan, target.run, Word(directory / WORD, target.max_bytes), done)  # type: ignore[arg-type]
+def _guard(plan: Plan, target: Target, directory: Path, done: Done) -> Guard:
+    return Guard(plan, target.run, Word(directory / WORD, target.max_bytes), done)
 
 
 def _escaped(token: bytes) -> str:

@@ -126,6 +126,19 @@ SERVICE = (
         at="20m",
     ),
     Case(
+        "a third failed for twenty minutes, after hours in which nothing did",
+        {refused("internal_error"): "0+0x180 0+90x10 900+0x200"},
+        ("ExtprocErrorBudgetFast",),
+        at="380m",
+        step_minutes=2,
+    ),
+    Case(
+        "one in twenty fails",
+        {refused("internal_error"): counts(9.5)},
+        ("ExtprocErrorBudgetFast",),
+        at="40m",
+    ),
+    Case(
         "a quarter failed for five minutes, after an hour in which nothing did",
         {refused("internal_error"): "0+0x60 0+60x5 300+0x200"},
     ),
@@ -202,6 +215,11 @@ VERSIONS = (
         at="24m",
     ),
     Case(
+        "the new version fails, and few ask for it",
+        BUSY | {requests("completed", "v2"): counts(4), requests("upstream_error", "v2"): counts(1)},
+        ("ExtprocTargetFails",),
+    ),
+    Case(
         "both fail alike",
         BUSY | {requests("upstream_error", target): counts(3) for target in ("v1", "v2")},
     ),
@@ -221,6 +239,17 @@ VERSIONS = (
     Case(
         "the new version is slow",
         {first_tokens("v2", "0.25"): level(0)},
+        ("ExtprocTargetSlow",),
+        at="60m",
+    ),
+    Case(
+        "the new version is slow, and few ask for it",
+        {
+            **{first_tokens("v2", bound): counts(5) for bound in ("1", "+Inf")},
+            first_tokens("v2", "0.25"): level(0),
+            read_answers("v2"): counts(5),
+            requests("completed", "v2"): counts(5),
+        },
         ("ExtprocTargetSlow",),
         at="60m",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from string import ascii_uppercase
 from typing import Any, Literal
 
 from grafana_foundation_sdk.builders import (
@@ -62,7 +63,7 @@ def build(panel: Panel) -> Any:
     made = _BUILDERS[panel.kind](panel)
     made.title(panel.title).description(panel.about).datasource(DATASOURCE)
     made.span(panel.width).height(HEIGHTS[panel.kind]).unit(panel.unit).no_value(panel.empty)
-    for name, query in zip("ABCDEFGHIJ", panel.queries, strict=False):
+    for name, query in _named(panel):
         made.with_target(
             _target(name, query, instant=panel.kind in ("stat", "table"), is_table=panel.kind == "table")
         )
@@ -79,6 +80,11 @@ def build(panel: Panel) -> Any:
         }
         made.mappings([shape.ValueMap(options=results)])
     return made
+
+
+def _named(panel: Panel) -> list[tuple[str, Query]]:
+    """Its queries by the letters that Grafana gives them.  ValueError: they are more than there are letters."""
+    return list(zip(ascii_uppercase[: len(panel.queries)], panel.queries, strict=True))
 
 
 def _target(name: str, query: Query, *, instant: bool, is_table: bool) -> prometheus.Dataquery:
@@ -142,7 +148,7 @@ def _states(panel: Panel) -> statetimeline.Panel:
 
 def _table(panel: Panel) -> table.Panel:
     """A row for each set of labels, a column for each query."""
-    names = {f"Value #{ref}": query.legend for ref, query in zip("ABCDEFGHIJ", panel.queries, strict=False)}
+    names = {f"Value #{ref}": query.legend for ref, query in _named(panel)}
     renamed = {"renameByName": names, "excludeByName": {"Time": True}, "indexByName": {}}
     made = table.Panel().show_header(True).align(models.FieldTextAlignment.AUTO).inspect(False)
     made.with_transformation(shape.DataTransformerConfig(id_val="merge", options={}))

@@ -127,6 +127,12 @@ def test_what_is_no_event_yet_or_never_says_nothing(body):
     assert read(Shape.EVENTS, [body.encode()])[0].usage is None
 
 
+def test_a_byte_order_mark_stands_at_the_very_start_only():
+    marked = f"\ufeffdata: {CHUNK}\n\n".encode()
+    for pieces in ([b"data: {}\n\n", marked], [b"data: {}\n\n" + marked], [b"\n", marked]):
+        assert read(Shape.EVENTS, pieces)[0].usage is None
+
+
 def test_a_line_end_ends_a_number():
     body = b'data: {"usage":{"prompt_tokens":1\ndata:2}}\n\n'
     assert read(Shape.EVENTS, [body])[0].usage is None

@@ -43,6 +43,11 @@ OPENAI = '{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}'
             '{"usage":{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4}}}',
             Usage(10, 4, 5),
         ),
+        (
+            '{"usage":{"prompt_tokens":10,"completion_tokens":0,"prompt_tokens_details":{"cached_tokens":0}}}',
+            Usage(10, 0, 0),
+        ),
+        ('{"usage":{"completion_tokens":4,"total_tokens":14}}', Usage(None, None, 4)),
         ('{"usage":{"prompt_tokens":10,"prompt_tokens_details":null}}', Usage(10, None, None)),
         ('{"usage":{"prompt_tokens":10,"prompt_tokens_details":3}}', Usage(10, None, None)),
         ('{"usage":{"input_tokens":10,"output_tokens":5}}', Usage(10, None, 5)),
@@ -93,6 +98,23 @@ def test_usage_that_comes_in_parts_is_put_together():
     start = {"type": "message_start", "message": {"usage": {"input_tokens": 7, "cache_read_input_tokens": 3}}}
     deltas = [{"type": "message_delta", "usage": {"output_tokens": n}} for n in (1, 9)]
     assert read(Shape.EVENTS, [events(start, *deltas)])[0].usage == Usage(10, 3, 9)
+
+
+@pytest.mark.parametrize(
+    ("usages", "untold"),
+    [
+        ([None, None, None], 3),
+        ([{"completion_tokens": 0}, None, None], 2),
+        ([{"completion_tokens": 1}, {"completion_tokens": 2}, None], 1),
+        ([None, None, {"output_tokens": 9}], 0),
+        ([None, None, {"prompt_tokens": 9}], 3),
+        ([None, None, {"completion_tokens": "three"}], 3),
+    ],
+)
+def test_events_with_content_after_the_usage_that_was_told_last_are_not_told_yet(usages, untold):
+    texts = [{"choices": [{"text": "a"}], "usage": usage} for usage in usages]
+    figures = read(Shape.EVENTS, [events(*texts)])[0]
+    assert (figures.content_events, figures.untold_events) == (3, untold)
 
 
 def test_null_does_not_take_usage_back():
@@ -200,7 +222,7 @@ def block(**fields: object) -> dict[str, object]:
     ],
 )
 def test_an_event_that_adds_to_the_answer(event):
-    assert read(Shape.EVENTS, [events(event)])[0] == Figures(None, None, 1.0, 1.0, 1)
+    assert read(Shape.EVENTS, [events(event)])[0] == Figures(None, None, 1.0, 1.0, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -254,18 +276,20 @@ def test_times_are_those_at_which_events_with_content_were_complete():
         (events("[DONE]"), 8.0),
     ):
         reader.feed(piece, now)
-    assert reader.figures == Figures(None, None, 2.0, 4.0, 3, complete=True)
+    assert reader.figures == Figures(None, None, 2.0, 4.0, 3, 3, complete=True)
 
 
 @pytest.mark.parametrize(
     ("figures", "expected"),
     [
         (Figures(), None),
-        (Figures(first_token_at=1.0, last_token_at=1.0, content_events=1), None),
-        (Figures(first_token_at=1.0, last_token_at=3.0, content_events=5), 0.5),
+        (Figures(None, None, 1.0, 1.0, 1, 1), None),
+        (Figures(None, None, 1.0, 3.0, 5, 5), 0.5),
         (Figures(Usage(1, None, 11), None, 1.0, 3.0, 5), 0.2),
+        (Figures(Usage(1, None, 2), None, 1.0, 3.0, 5), 2.0),
         (Figures(Usage(1, None, 1), None, 1.0, 3.0, 5), None),
-        (Figures(Usage(1, None, None), None, 1.0, 3.0, 5), 0.5),
+        (Figures(Usage(1, None, None), None, 1.0, 3.0, 5, 5), 0.5),
+        (Figures(Usage(1, None, 0), None, 1.0, 3.0, 5, 5), 0.5),
     ],
 )
 def test_time_per_token(figures, expected):
@@ -303,6 +327,7 @@ def test_whether_a_json_answer_is_complete_and_readable(body, complete, readable
         (b"data: x\n\ndata: {}\n\n", True),
         (b"data: {}\n\ndata: x\n\n", True),
         (b"data: {\n\n", False),
+        (b"data: x\n\ndata: [DONE]\n\n", True),
         (b"data: x", True),
     ],
 )

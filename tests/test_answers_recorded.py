@@ -39,11 +39,15 @@ FIGURES = {
     ),
     "sim-chat.json": Figures(Usage(9, None, 6), "length", complete=True),
     "sim-chat.sse": Figures(Usage(9, None, 6), "length", content_events=1, complete=True, **STREAMED),
-    "sim-completion.sse": Figures(None, "length", content_events=3, complete=True, **STREAMED),
+    "sim-completion.sse": Figures(
+        None, "length", content_events=3, untold_events=3, complete=True, **STREAMED
+    ),
     "sim-embeddings.json": Figures(Usage(5, None, 0), None, complete=True),
     "sim-messages.json": Figures(Usage(9, None, 6), "length", complete=True),
     "sim-messages.sse": Figures(Usage(9, None, 6), "length", content_events=3, complete=True, **STREAMED),
-    "vllm-chat-error.sse": Figures(None, "error", content_events=1, complete=True, **STREAMED),
+    "vllm-chat-error.sse": Figures(
+        None, "error", content_events=1, untold_events=1, complete=True, **STREAMED
+    ),
     "vllm-chat-reasoning-tools.sse": Figures(
         Usage(31, 16, 12), "tool_calls", content_events=5, complete=True, **STREAMED
     ),

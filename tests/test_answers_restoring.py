@@ -84,6 +84,9 @@ def test_a_text_that_is_no_json_goes_on_the_same_however_it_is_cut(data):
         assert read(shape, data.draw(cuts(body)), PLAIN) == read(shape, [body], PLAIN)
 
 
+ESCAPED_RESPONSE = "".join(f"\\u{ord(letter):04x}" for letter in "response")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -93,11 +96,31 @@ def test_a_text_that_is_no_json_goes_on_the_same_however_it_is_cut(data):
         ('{"model":"qwq-32b","x":1,"model":"qwq-32b"}', '{"model":"qwq","x":1,"model":"qwq"}'),
         ('{"message":{"model":"qwq-32b"},"message":{}}', '{"message":{"model":"qwq"},"message":{}}'),
         ('{"r\\u0065sponse":{"model":"qwq-32b"}}', '{"r\\u0065sponse":{"model":"qwq"}}'),
+        (f'{{"{ESCAPED_RESPONSE}":{{"model":"qwq-32b"}}}}', f'{{"{ESCAPED_RESPONSE}":{{"model":"qwq"}}}}'),
+        ('{"mod\\u0065l":"qwq-32b","model":"x"}', '{"mod\\u0065l":"qwq","model":"x"}'),
+        ('{"x":"\\"","model":"qwq-32b"}', '{"x":"\\"","model":"qwq"}'),
+        ('{"x":[[[[[["[{",1]]]]]],"model":"qwq-32b"}', '{"x":[[[[[["[{",1]]]]]],"model":"qwq"}'),
     ],
 )
-def test_a_name_is_replaced_however_it_is_spelled(text, expected):
+def test_a_name_is_replaced_however_it_is_spelled_and_cut(text, expected):
     assert one(text) == expected.encode()
+    assert read(Shape.JSON, cut(text.encode(), range(1, len(text))), PLAIN)[1] == expected.encode()
     assert read(Shape.EVENTS, [f"data:{text}\n\n".encode()], PLAIN)[1] == f"data:{expected}\n\n".encode()
+
+
+def test_a_name_that_goes_on_in_another_line_is_none():
+    body = b'data: {"model":"qwq-\ndata:32b"}\n\n'
+    for pieces in ([body], cut(body, range(1, len(body)))):
+        assert read(Shape.EVENTS, pieces, PLAIN)[1] == body
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_what_is_held_back_counts_as_held(shape):
+    lead, name = b"data: " * (shape is Shape.EVENTS), b'"qwq-3'
+    reader, restorer = AnswerReader(shape), AnswerReader(shape, PLAIN)
+    for each in (reader, restorer):
+        each.feed(lead + b'{"model":' + name, 1.0)
+    assert restorer.held_bytes >= reader.held_bytes + len(name)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from answer_texts import cut, json_texts, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extproc.answers import Figures, Shape, Usage
+from extproc.answers import AnswerReader, Figures, Shape, Usage
 from extproc.answers.fields import decoded
 from extproc.answers.skeleton import KEEP_MAX_BYTES, Skeleton
 from extproc.answers.tally import Tally
@@ -30,14 +30,16 @@ def large(text: str) -> str:
         ('{"usage":' + USAGE + "}", Figures(Usage(10, None, 5))),
         (
             '{"choices":[{"delta":{"content":"\\ud800"},"finish_reason":"length"},{"finish_reason":null}]}',
-            Figures(None, "length", 1.0, 1.0, 1),
+            Figures(None, "length", 1.0, 1.0, 1, 1),
         ),
         (
             f'{{"choices":[{{"delta":{{"tool_calls":[{"9," * KEEP_MAX_BYTES}9]}}}}]}}',
-            Figures(None, None, 1.0, 1.0, 1),
+            Figures(None, None, 1.0, 1.0, 1, 1),
         ),
         ('{"choices":[{"delta":{"role":"assistant","content":""}}]}', Figures()),
-        ('{"type":"response.output_text.delta","delta":"a"}', Figures(None, None, 1.0, 1.0, 1)),
+        ('{"choices":[{"delta":{"role":"assistant","tool_calls":[]}}]}', Figures()),
+        (f'{{"usage":{{"x":"{"x" * 2000}","completion_tokens":5}}}}', Figures(Usage(None, None, 5))),
+        ('{"type":"response.output_text.delta","delta":"a"}', Figures(None, None, 1.0, 1.0, 1, 1)),
         (f'{{"usage":{USAGE},"usage":{{"prompt_tokens":1{" " * KEEP_MAX_BYTES}}}}}', Figures()),
         (f'{{"usage":{{"prompt_tokens":1{" " * KEEP_MAX_BYTES}}}}}', Figures()),
     ],
@@ -46,6 +48,25 @@ def test_an_event_too_large_to_be_held_says_the_same(text, expected):
     body = f"data: {large(text)}\n\n".encode()
     assert read(Shape.EVENTS, [body])[0] == expected
     assert read(Shape.EVENTS, cut(body, range(1000, len(body), 1000)))[0] == expected
+
+
+def test_a_large_text_that_is_cut_where_an_inner_object_ends_is_not_complete():
+    text = f'{{"x":"{"x" * HELD_MAX_BYTES}","choices":[{{"finish_reason":"stop"}}'.encode()
+    figures = read(Shape.JSON, [text])[0]
+    assert (figures.complete, figures.readable) == (False, True)
+
+
+def test_a_text_of_which_too_much_is_wanted_is_not_read():
+    text = b'{"choices":[' + b",".join([b'{"finish_reason":"stop"}'] * 4000) + b"]}"
+    figures = read(Shape.JSON, [text])[0]
+    assert (figures.complete, figures.readable) == (False, False)
+
+
+def test_of_a_large_text_little_is_held():
+    reader = AnswerReader(Shape.JSON)
+    for piece in (b'{"x":"' + b"x" * (HELD_MAX_BYTES - 100), b"x" * 200):
+        reader.feed(piece, 1.0)
+    assert reader.held_bytes < 100
 
 
 NAMES = [

@@ -12,7 +12,7 @@ from monitoring.cases import GROUPS
 from monitoring.catalogue import registry
 from monitoring.rules import rule_tests, rules
 
-pytestmark = needs_prometheus
+pytestmark = [needs_prometheus, pytest.mark.timeout(300)]
 PARTS = sorted({(group, case.step_minutes) for group, cases in GROUPS.items() for case in cases})
 
 

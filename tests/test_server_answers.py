@@ -39,6 +39,19 @@ TIMED = {"ttft_ms", "time_per_token_ms"}
 USED = {"finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens"}
 PROMPT = 3
 """Tokens of what `routed` asks, estimated."""
+MESSAGE_START = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"content":[],'
+    b'"usage":{"input_tokens":7,"output_tokens":0}}}\n\n'
+)
+MESSAGE_DELTA = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+    b'"delta":{"type":"text_delta","text":"a"}}\n\n'
+)
+MESSAGE_END = (
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+    b'"usage":{"output_tokens":50}}\n\n'
+)
+"""Anthropic's Messages."""
 
 # -- figures ----------------------------------------------------------------------------------------------------
 
@@ -58,8 +71,8 @@ async def test_figures_of_a_streamed_answer_are_told_to_envoy_counted_and_logged
         await service.idle()
 
         assert reply == GO_ON
-        assert facts.pop("ttft_ms") > 0
-        assert facts.pop("time_per_token_ms") > 0
+        times_ms = facts.pop("ttft_ms"), facts.pop("time_per_token_ms")
+        assert min(times_ms) > 0
         assert facts == {
             "prompt_tokens": 7,
             "cached_tokens": 4,
@@ -75,6 +88,9 @@ async def test_figures_of_a_streamed_answer_are_told_to_envoy_counted_and_logged
         assert service.sample("extproc_answer_finish_reasons_total", **reasons) == 1
         assert service.sample("extproc_time_to_first_token_seconds_count", **SERVED) == 1
         assert service.sample("extproc_time_per_output_token_seconds_count", **SERVED) == 1
+        names = ("time_to_first_token", "time_per_output_token")
+        sums_s = [service.sample(f"extproc_{name}_seconds_sum", **SERVED) for name in names]
+        assert sums_s == [pytest.approx(time_ms / 1e3, abs=1e-6) for time_ms in times_ms]
         assert await line_of(service) == {
             "answer": "ok",
             "prompt_tokens": 7,
@@ -107,6 +123,21 @@ async def test_usage_that_stands_in_every_event_is_told_at_the_first_and_then_as
             costs.append((await told(stream))[1].get("total_tokens"))
         stream.cancel()
     assert costs == [8, *[None] * (EVENTS_BETWEEN - 1), 8 + EVENTS_BETWEEN, None]
+
+
+async def test_what_messages_tell_at_their_start_is_no_cost_of_what_follows_until_their_end_replaces_it() -> (
+    None
+):
+    """The prompt, and no token of the answer: who leaves early would pay for nothing else."""
+    async with serving(READS) as (_, envoy):
+        stream = await begun(envoy)
+        costs = []
+        for chunk in (MESSAGE_START, *[MESSAGE_DELTA] * (2 * EVENTS_BETWEEN), MESSAGE_END):
+            await stream.response_body(chunk)
+            costs.append((await told(stream))[1].get("total_tokens"))
+        await stream.end()
+    between = [None] * (EVENTS_BETWEEN - 1)
+    assert costs == [7, *between, 7 + EVENTS_BETWEEN, *between, 7 + 2 * EVENTS_BETWEEN, 7 + 50]
 
 
 async def test_an_answer_that_never_tells_its_cost_has_the_estimate() -> None:
@@ -244,6 +275,7 @@ async def test_tokens_of_an_answer_that_was_cut_are_those_that_were_told() -> No
     [
         (400, JSON, {}),
         (500, JSON, {}),
+        (300, JSON, {}),
         (302, JSON, {}),
         (204, JSON, {}),
         (206, JSON, {}),
@@ -276,6 +308,16 @@ async def test_without_the_key_nothing_is_read_asked_for_or_counted() -> None:
             await stream.response_headers(200, JSON)
             assert await stream.reply() == RESPONSE_HEADERS_GO
             await stream.end()
+        await service.idle()
+        assert read(service) == {}
+
+
+async def test_an_answer_in_a_mode_that_we_do_not_speak_is_left_alone() -> None:
+    async with serving(RESTORES) as (service, envoy):
+        stream, _ = await routed(envoy, BodyMode.GRPC)
+        await stream.response_headers(200, JSON)
+        assert await stream.reply() == RESPONSE_HEADERS_GO
+        await stream.end()
         await service.idle()
         assert read(service) == {}
 
@@ -336,6 +378,41 @@ async def test_identity_is_no_encoding() -> None:
         await stream.response_headers(200, {**JSON, "content-encoding": "Identity"})
         assert await stream.reply() == asked()
         await stream.end()
+
+
+class Drawn(random.Random):
+    """Draws what it was told to."""
+
+    def __init__(self, drawn: float) -> None:
+        super().__init__(1)
+        self._drawn = drawn
+
+    def random(self) -> float:
+        return self._drawn
+
+
+@pytest.mark.parametrize(("drawn", "read_it"), [(0.2999, True), (0.3, False), (0.3001, False)])
+async def test_the_share_is_in_percent(drawn: float, read_it: bool) -> None:
+    async with serving(POOLS + "responses: {percent: 30}\n", Drawn(drawn)) as (_, envoy):
+        stream, _ = await routed(envoy, model="same")
+        await stream.response_headers(200, JSON)
+        assert await stream.reply() == (asked() if read_it else RESPONSE_HEADERS_GO)
+        await stream.end()
+
+
+async def test_an_answer_without_a_token_is_one_of_none() -> None:
+    async with serving(READS) as (service, envoy):
+        stream, _ = await routed(envoy)
+        await stream.response_headers(200, JSON)
+        await stream.reply()
+        await stream.response_body(
+            WHOLE_ANSWER.replace(b'"completion_tokens":2', b'"completion_tokens":0'), end=True
+        )
+        await stream.reply()
+        await stream.end()
+        await service.idle()
+        assert service.sample("extproc_answer_tokens_count", **SERVED, type="completion") == 1
+        assert service.sample("extproc_answer_tokens_sum", **SERVED, type="completion") == 0
 
 
 async def test_a_share_is_drawn_and_of_the_rest_no_body_is_asked_for() -> None:

@@ -65,7 +65,7 @@ class EventSplitter:
             return
         if not self._begun:
             pos = self._skip_bom(piece, pos)
-        if self._after_cr and pos < end:
+        if self._after_cr:
             self._after_cr = False
             pos += piece[pos] == _LF
         while pos < end:

@@ -26,6 +26,8 @@ class Figures(Struct, frozen=True):
     """When the last such event was complete."""
     content_events: int = 0
     """How many events carried content."""
+    untold_events: int = 0
+    """How many of them came after the usage that was told last: Messages tell theirs before the first, too."""
     complete: bool = False
     """JSON: the text came to its end. Events: one came that says it is the last."""
     readable: bool = True
@@ -35,10 +37,10 @@ class Figures(Struct, frozen=True):
     def time_per_token_s(self) -> float | None:
         """Mean time between two tokens, from the first to the last; None for less than two.
 
-        Where the server told no usage, an event counts as one token.
+        What the server told no usage of, or not yet, counts as one token an event.
         """
         if self.first_token_at is None or self.last_token_at is None:
             return None
         told = self.usage.completion_tokens if self.usage is not None else None
-        tokens = self.content_events if told is None else told
+        tokens = (told or 0) + self.untold_events
         return (self.last_token_at - self.first_token_at) / (tokens - 1) if tokens > 1 else None

@@ -25,6 +25,11 @@ class AnswerReader:
         self._answer = answer(self._tally, self._restorer)
 
     @property
+    def restores(self) -> bool:
+        """Other bytes may go on than came."""
+        return self._restorer is not None
+
+    @property
     def held_bytes(self) -> int:
         """Memory that the answer takes at the moment; bounded, whatever it is."""
         return self._answer.held_bytes

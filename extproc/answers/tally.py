@@ -47,6 +47,7 @@ class Tally:
         self._first_at: float | None = None
         self._last_at: float | None = None
         self._content_events = 0
+        self._untold_events = 0
 
     @property
     def figures(self) -> Figures:
@@ -56,17 +57,19 @@ class Tally:
             first_token_at=self._first_at,
             last_token_at=self._last_at,
             content_events=self._content_events,
+            untold_events=self._untold_events,
             complete=self.complete,
             readable=self._read_any or not self.unreadable,
         )
 
     def event(self, fields: Fields, now: float) -> None:
-        self.text(fields)
         if _has_content(fields):
             self._content_events += 1
+            self._untold_events += 1
             self._last_at = now
             if self._first_at is None:
                 self._first_at = now
+        self.text(fields)
         if isinstance(fields.type, str) and fields.type in _LAST_EVENTS:
             self.complete = True
 
@@ -77,8 +80,7 @@ class Tally:
 
     def text(self, fields: Fields) -> None:
         self._read_any = True
-        if isinstance(fields.usage, UsageFields):
-            self._usage.take(fields.usage)
+        self._take_usage(fields.usage)
         if fields.choices is not None:
             self._take_choices(fields.choices)
         else:
@@ -101,9 +103,12 @@ class Tally:
         self._take_status(fields)
         for inner in (fields.message, fields.response):
             if isinstance(inner, Inner):
-                if isinstance(inner.usage, UsageFields):
-                    self._usage.take(inner.usage)
+                self._take_usage(inner.usage)
                 self._take_status(inner)
+
+    def _take_usage(self, usage: object) -> None:
+        if isinstance(usage, UsageFields) and self._usage.take(usage):
+            self._untold_events = 0
 
     def _take_status(self, said: Fields | Inner) -> None:
         details = said.incomplete_details

@@ -23,7 +23,8 @@ class UsageTally:
         self._cache_read: int | None = None
         self._cache_creation: int | None = None
 
-    def take(self, fields: UsageFields) -> None:
+    def take(self, fields: UsageFields) -> bool:
+        """Whether it tells how many tokens there are of the answer itself."""
         self._prompt = _count(fields.prompt_tokens, self._prompt)
         self._completion = _count(fields.completion_tokens, self._completion)
         self._total = _count(fields.total_tokens, self._total)
@@ -34,6 +35,7 @@ class UsageTally:
         for details in (fields.prompt_tokens_details, fields.input_tokens_details):
             if isinstance(details, TokenDetails):
                 self._cached = _count(details.cached_tokens, self._cached)
+        return _is_count(fields.completion_tokens) or _is_count(fields.output_tokens)
 
     @property
     def usage(self) -> Usage | None:
@@ -61,6 +63,8 @@ _NONE: Final = Usage()
 
 
 def _count(value: Any, before: int | None) -> int | None:
-    if type(value) is int and 0 <= value <= MAX_TOKENS:
-        return value
-    return before
+    return value if _is_count(value) else before
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_TOKENS

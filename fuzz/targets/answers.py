@@ -62,6 +62,7 @@ def _checked(figures: Figures, ended: float) -> Figures:
     usage = figures.usage or Usage()
     for tokens in (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens):
         assert tokens is None or tokens >= 0
+    assert 0 <= figures.untold_events <= figures.content_events
     first, last = figures.first_token_at, figures.last_token_at
     assert (first is None) is (last is None) is (figures.content_events == 0)
     assert first is None or last is None or 0 <= first <= last <= ended
