@@ -13,13 +13,14 @@ from typing import Any
 
 import grpc
 
-from . import __version__, allocator, config_file, library_logs, logs, state, tls
+from . import __version__, allocator, config_file, library_logs, logs, process, state, tls
 from .address import join
 from .config import Config
 from .cordoning import Cordoning
 from .discovery import Discovery
 from .endpoint import Endpoint
 from .errors import ConfigError
+from .faults import Faults
 from .fleet import Fleet
 from .grpc_server import GrpcServer
 from .http_auth import BearerGuard
@@ -89,7 +90,8 @@ class App:
             guard_reads=options.http_protect_reads,
         )
         listener = ScrapeListener(self.fleet, self.telemetry, self.clock, self.processor.dispatcher.poke)
-        self.scraper = Scraper(listener, self._scrape_bug)
+        self.faults = Faults(self.metrics, self.log, self.clock)
+        self.scraper = Scraper(listener, self.faults.of_scrape)
         self.watcher = ConfigWatcher(options.config, config_hash, self.apply, self.refuse)
         self.lister = ModelLister(self._listed_endpoints)
         self.config_hash = config_hash
@@ -196,7 +198,8 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _signalled, stop)
-        loop.set_exception_handler(self._loop_fault)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        loop.set_exception_handler(self.faults.of_loop)
         self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         host, port = _split(self.options.http_address)
         grpc_host, _ = _split(self.options.grpc_address)
@@ -219,18 +222,19 @@ class App:
         gc.freeze()
         async with asyncio.TaskGroup() as group:
             roots = {
-                "event loop lag": self._watch_lag(),
-                "housekeeping": self._keep_house(),
-                "config reload": self.watcher.run(),
-                "scrape targets": self._follow_targets(),
-                "model lists": self.lister.run(),
-                "readiness": self._tell_readiness(),
+                "event loop lag": self._watch_lag,
+                "housekeeping": self._keep_house,
+                "config reload": self.watcher.run,
+                "scrape targets": self._follow_targets,
+                "model lists": self.lister.run,
+                "readiness": self._tell_readiness,
             }
             if self.otlp is not None:
-                roots["otlp metrics"] = self.otlp.run()
+                roots["otlp metrics"] = self.otlp.run
             if self.certificates is not None:
-                roots["certificates"] = self.certificates.run()
-            tasks = [group.create_task(work, name=name) for name, work in roots.items()]
+                roots["certificates"] = self.certificates.run
+            survive = self.faults.survive
+            tasks = [group.create_task(survive(name, work), name=name) for name, work in roots.items()]
             await stop.wait()
             await self._drain()
             for task in tasks:
@@ -248,9 +252,13 @@ class App:
         done, _ = await asyncio.wait([stopping], timeout=options.drain_timeout_s)
         if not done:
             self.log.warning("drain_timeout", open_streams=self.processor.open_streams)
-            self.processor.refuse_undecided()
+            self.processor.end_drain()
             await stopping
         self.log.info("stopped")
+
+    def _hung_up(self) -> None:
+        """SIGHUP, which has other programs read their config anew: it must not cut every open stream."""
+        self.log.info("signal_ignored", signal="SIGHUP", hint="files are read every second; SIGTERM drains")
 
     async def _tell_readiness(self) -> None:
         ready, told_at = False, self.clock()
@@ -297,16 +305,6 @@ class App:
             return []
         return list(router.pools[pool].endpoints)
 
-    def _loop_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What a callback raised, or a task that nobody awaited."""
-        error = context.get("exception")
-        self.metrics.internal_errors.inc()
-        self.log.error("loop_fault", message=context.get("message"), exc_info=error)
-
-    def _scrape_bug(self, target: object, error: Exception, unreported: int) -> None:
-        self.metrics.internal_errors.inc()
-        self.log.error("scrape_fault", target=repr(target), unreported=unreported, exc_info=error)
-
 
 def _signalled(stop: asyncio.Event) -> None:
     if stop.is_set():
@@ -328,7 +326,8 @@ def serve(options: Options) -> int:
             print(f"{options.config}: {fault}", file=sys.stderr)
         return 1
     allocator.keep_freed_memory(os.environ)
-    writer = logs.LineWriter(sys.stderr.fileno())
+    process.allow_descriptors()
+    writer = logs.LineWriter(logs.standard_error())
     try:
         with library_logs.told_to(logs.configure(writer, options.log_level, options.log_format)):
             asyncio.run(_run(options, config, digest(text), writer))
@@ -345,4 +344,6 @@ def serve(options: Options) -> int:
 
 
 async def _run(options: Options, config: Config, config_hash: str, writer: logs.LineWriter) -> None:
-    await App(options, config, config_hash, writer).run()
+    app = App(options, config, config_hash, writer)
+    await app.run()
+    process.must_end(lambda: app.log.warning("ended_without_threads"), writer.close)

@@ -54,14 +54,20 @@ class GrpcServer:
 
     async def start(self, address: str) -> int:
         """Listen on *address* (`host:port`); raises RuntimeError where it is taken."""
-        if self._credentials is None:
-            port = self._server.add_insecure_port(address)
-        else:
-            port = self._server.add_secure_port(address, self._credentials)
+        port = self._bind(address)
         await self._health.set(LIVENESS, _STATUS.SERVING)
         await self.set_ready(False)
         await self._server.start()
         return port
+
+    def _bind(self, address: str) -> int:
+        try:
+            if self._credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, self._credentials)
+        except RuntimeError:  # gRPC says why in its own log only, which is off
+            fault = "in use, or no address of this machine"
+            raise RuntimeError(f"--grpc-address {address}: {fault}") from None
 
     async def set_ready(self, ready: bool) -> None:
         """What the health service answers for everything but `liveness`."""

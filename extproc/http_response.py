@@ -100,6 +100,11 @@ class Response:
 
     def _frame(self, headers: dict[bytes, bytes], minor: bytes) -> None:
         """Choose how the body ends, RFC 9112 section 6.3."""
+        compressed = headers.get(b"content-encoding", b"").decode("latin-1").lower()
+        if compressed not in ("", "identity"):
+            raise GetError(
+                "invalid", f"the page is compressed ({compressed[:20]}), though asked for as it is"
+            )
         connection = headers.get(b"connection", b"").lower()
         self.keep_alive = b"close" not in connection and (minor == b"1" or b"keep-alive" in connection)
         coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")

@@ -11,7 +11,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from .address import normalise
+from .address import join, normalise
 from .cordoning import Cordoned, Cordoning
 from .http_auth import BearerGuard
 from .recent import KEPT
@@ -69,7 +69,10 @@ class HttpServer:
     async def start(self, host: str, port: int) -> int:
         """Listen; answers the port.  Raises OSError where it is taken."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            raise OSError(f"--http-address {join(host, port)}: {error.strerror or error}") from error
         return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:

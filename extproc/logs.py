@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import json
 import os
+import select
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +30,10 @@ class LineWriter:
         self.on_drop = on_drop
         self._descriptor = descriptor
         self._lines: collections.deque[str] = collections.deque()
+        self._torn = False
+        """What was written last lacks its end: the next line begins on a new one."""
+        self._writable = select.poll()
+        self._writable.register(descriptor, select.POLLOUT)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
@@ -53,12 +59,30 @@ class LineWriter:
     def _flush(self) -> None:
         while self._lines:
             lines = [self._lines.popleft() for _ in range(min(len(self._lines), 1000))]
-            data = memoryview(("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
-            try:
-                while data:
-                    data = data[os.write(self._descriptor, data) :]
-            except OSError:  # nobody reads any more
+            text = "\n".join(lines) + "\n"
+            if not self._write(("\n" * self._torn + text).encode("utf-8", "backslashreplace")):
                 return
+
+    def _write(self, text: bytes) -> bool:
+        """However long its reader takes; False where nobody reads any more, or the disk is full: it is counted then."""
+        left = memoryview(text)
+        while left:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # somebody who shares the pipe made it so
+                self._writable.poll()
+            except OSError:
+                for _ in range(bytes(left).count(b"\n")):
+                    self.on_drop()
+                self._torn = text[: len(text) - len(left)][-1:] not in (b"", b"\n")
+                return False
+        self._torn = False
+        return True
+
+
+def standard_error() -> int:
+    """Its descriptor; where we were started without one, a descriptor that takes everything to nowhere."""
+    return os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
 
 
 def configure(writer: LineWriter, level: str, style: str) -> Logger:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from .address import join
 from .engine_metrics import EngineMetrics, MetricNames, UnusedError, all_names, parse
 from .engines import VLLM
 from .http_get import PageConnection, Tls
@@ -78,11 +79,15 @@ class ScrapeTarget(msgspec.Struct, frozen=True, kw_only=True):
         query = "&".join(f"name[]={quote(name, safe=':')}" for name in all_names(self.names))
         return f"{self.path.rstrip('/')}/?{query}"
 
+    @property
+    def url(self) -> str:
+        """For people; a query may hold a secret."""
+        return f"{self.scheme}://{join(self.host, self.port)}{self.path.partition('?')[0]}"
+
     def request(self, path: str, token: str | None = None) -> bytes:
         """The GET for *path*; raises ValueError where something would break its lines."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
         headers = [
-            ("Host", f"{host}:{self.port}"),
+            ("Host", join(self.host, self.port)),
             ("Accept", "text/plain;version=0.0.4"),
             ("Accept-Encoding", "identity"),  # a compressed page could be a bomb
             ("User-Agent", "extproc"),

@@ -95,7 +95,9 @@ class ScrapeListener:
                 t: r for t, r in self._failing.items() if self._fleet.readers(t.address, _page(t))
             }
             self._failing[target] = reason
-            self._log.warning("scrape_failed", endpoint=target.address, reason=reason, detail=detail)
+            self._log.warning(
+                "scrape_failed", endpoint=target.address, url=target.url, reason=reason, detail=detail
+            )
         for pool, endpoint, pause_s in aside:
             self._watcher.set_aside(pool, endpoint, Failure.SCRAPE_REFUSED, pause_s)
             self._changed()

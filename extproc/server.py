@@ -83,12 +83,14 @@ class ExternalProcessor:
         method = grpc.stream_stream_rpc_method_handler(self.process)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, {"Process": method})
 
-    def refuse_undecided(self) -> None:
-        """The drain is over: requests that are still not decided get 503 instead of a broken stream."""
+    def end_drain(self) -> None:
+        """The drain is over: what is still not decided gets 503 instead of a broken stream, and Envoy goes on alone
+        with what is decided, where it can."""
         self.shutting_down = True
         self.dispatcher.close()
         for task, conversation in self._conversations.items():
-            if conversation.exchange.undecided and not conversation.call.writing:
+            may_end = conversation.exchange.undecided or conversation.is_let_go
+            if may_end and not conversation.call.writing:
                 task.cancel()
 
     async def process(self, _: object, context: Context) -> None:
@@ -189,15 +191,17 @@ class _Conversation:
         try:
             await self._step(first)
             del first  # the stream may live for an hour
-            while not self._stream.finished and await self._next():
+            while not (self._stream.finished or self.is_let_go) and await self._next():
                 pass
         except PeerGone:
             return
         except asyncio.CancelledError:
-            if not self._owner.is_refusing(self.exchange):
+            is_refused = self._owner.is_refusing(self.exchange)
+            if not is_refused and not self.is_let_go:
                 raise
             self.task.uncancel()
-            await self._refuse(_shutting_down())
+            if is_refused:
+                await self._refuse(_shutting_down())
         except ProtocolError:
             raise
         except Exception as error:
@@ -212,6 +216,14 @@ class _Conversation:
     def answered(self) -> bool:
         """By us, for good or ill: Envoy has nothing more to say."""
         return self._stream.closed
+
+    @property
+    def is_let_go(self) -> bool:
+        """The drain is over, and a clean end of the stream costs the answer nothing: an error would cut it."""
+        if not (self._owner.shutting_down and self.exchange.settled and self._stream.is_dispensable):
+            return False
+        reading = self.exchange.answer_reading
+        return reading is None or not reading.restores
 
     async def _next(self) -> bool:
         """Handle what Envoy sends next; False where it ends the stream.

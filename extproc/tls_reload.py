@@ -48,6 +48,10 @@ class CertificateWatcher:
         identity = files.check(self._in_force)
         self._configuration = identity.configuration
         self._begin(identity.leaf)
+        try:
+            self._check_dates(identity.leaf)
+        except CertificateFault as fault:
+            log.warning("certificate_out_of_date", fault=str(fault))
 
     def credentials(self) -> grpc.ServerCredentials:
         """For the port."""
@@ -74,7 +78,7 @@ class CertificateWatcher:
             read = await asyncio.to_thread(self._files.read)
             if read != self._in_force:
                 identity = await asyncio.to_thread(self._files.check, read)
-                _check_dates(identity.leaf)
+                self._check_dates(identity.leaf)
                 self._in_force, self._fresh = read, identity.configuration
                 self._begin(identity.leaf)
                 self._log.info("certificate_renewed", expires=identity.leaf.not_valid_after_utc.isoformat())
@@ -97,10 +101,12 @@ class CertificateWatcher:
             self._successful.set(0)
             self._log.error("certificate_reload_failed", fault=fault)
 
-
-def _check_dates(leaf: x509.Certificate) -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    if leaf.not_valid_after_utc <= now:
-        raise CertificateFault(f"the new certificate ended at {leaf.not_valid_after_utc.isoformat()}")
-    if leaf.not_valid_before_utc > now:
-        raise CertificateFault(f"the new certificate begins only at {leaf.not_valid_before_utc.isoformat()}")
+    def _check_dates(self, leaf: x509.Certificate) -> None:
+        now, chain = datetime.datetime.now(datetime.UTC), self._files.chain
+        if leaf.not_valid_after_utc <= now:
+            raise CertificateFault(
+                f"{chain}: the certificate ended at {leaf.not_valid_after_utc.isoformat()}"
+            )
+        if leaf.not_valid_before_utc > now:
+            begins = leaf.not_valid_before_utc.isoformat()
+            raise CertificateFault(f"{chain}: the certificate begins only at {begins}")

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,38 @@ def certificate_of(
     key: Any, begins: datetime | None = None, ends: datetime | None = None
 ) -> tuple[bytes, bytes]:
     """(certificate, key), both PEM, valid now unless it is said otherwise."""
+    return certified(key.public_key(), key, begins=begins, ends=ends), pem(key, serialization.NoEncryption())
+
+
+def certified(
+    public: Any,
+    issuer: Any,
+    issuers_name: x509.Name | None = None,
+    begins: datetime | None = None,
+    ends: datetime | None = None,
+) -> bytes:
+    """The certificate of the key *public*, PEM, signed by the key *issuer*."""
     begins, ends = begins or datetime.now(UTC) - DAY, ends or datetime.now(UTC) + DAY
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begins, ends)
-    named = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    hashes_itself = isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
-    certificate = named.sign(key, None if hashes_itself else hashes.SHA256())
-    return certificate.public_bytes(serialization.Encoding.PEM), pem(key, serialization.NoEncryption())
+    number = x509.random_serial_number()
+    builder = x509.CertificateBuilder(issuers_name or name, name, public, number, begins, ends)
+    hosts = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    named = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+    hashes_itself = isinstance(issuer, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
+    certificate = named.sign(issuer, None if hashes_itself else hashes.SHA256())
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def authority(issuer: x509.Name | None = None, issuers_key: Any = None) -> tuple[bytes, x509.Name, Any]:
+    """(certificate in PEM, name, key) of one that may sign certificates, itself signed by *issuer* if there is one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "below" if issuer else "above")])
+    begins, ends = datetime.now(UTC) - DAY, datetime.now(UTC) + DAY
+    public, number = key.public_key(), x509.random_serial_number()
+    builder = x509.CertificateBuilder(issuer or name, name, public, number, begins, ends)
+    may_sign = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    certificate = may_sign.sign(issuers_key or key, hashes.SHA256())
+    return certificate.public_bytes(serialization.Encoding.PEM), name, key
 
 
 def pem(key: Any, encryption: Any) -> bytes:
@@ -84,10 +110,12 @@ def pem(key: Any, encryption: Any) -> bytes:
 class Renewal:
     """Certificate files, and the watcher over them, which looks when it is told."""
 
-    def __init__(self, directory: Path, *, client_ca: bytes | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, client_ca: bytes | None = None, pair: tuple[bytes, bytes] | None = None
+    ) -> None:
         self.chain, self.key = directory / "tls.crt", directory / "tls.key"
         self.client_ca = directory / "ca.crt"
-        self.put(*make_certificate(["localhost"]))
+        self.put(*(pair or make_certificate(["localhost"])))
         if client_ca is not None:
             self.client_ca.write_bytes(client_ca)
         self._log = directory / "log"

@@ -24,6 +24,7 @@ COMPLETE = {
     "empty": (OK + b"content-length: 0\r\n\r\n", True),
     "header without space": (OK + b"a:b\r\ncontent-length:5\r\n\r\nhello", True),
     "the same length twice": (OK + b"content-length: 5\r\nCONTENT-LENGTH:\t5 \r\n\r\nhello", True),
+    "plain by name": (OK + b"content-encoding: identity\r\ncontent-length: 5\r\n\r\nhello", True),
     "no reason": (b"HTTP/1.1 200\r\ncontent-length: 5\r\n\r\nhello", True),
     "close": (OK + b"connection: Close\r\ncontent-length: 5\r\n\r\nhello", False),
     "HTTP/1.0": (b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello", False),
@@ -106,6 +107,10 @@ LARGE = "too_large: the page is larger than 20 bytes"
         (b"HTTP/2 200\r\n\r\n", "invalid: not HTTP: no status line"),
         (b"HTTP/1.1 2000 OK\r\n\r\n", "invalid: not HTTP: no status line"),
         (b"HTTP/1.1 200 O\nK\r\n\r\n", "invalid: not HTTP: no status line"),
+        (
+            OK + b"Content-Encoding: gzip\r\ncontent-length: 5\r\n\r\n\x1f\x8b\x08\x00\x00",
+            "invalid: the page is compressed (gzip), though asked for as it is",
+        ),
         (OK + b"a\r\n\r\n", "invalid: not HTTP: a malformed header"),
         (OK + b": a\r\n\r\n", "invalid: not HTTP: a malformed header"),
         (OK + b"a: b\r\n c\r\n\r\n", "invalid: not HTTP: a malformed header"),

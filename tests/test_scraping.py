@@ -36,8 +36,14 @@ class Listening:
         capture = structlog.testing.LogCapture()
         self.lines = capture.entries
         log = structlog.wrap_logger(None, processors=[capture])
-        self.listener = ScrapeListener(self.fleet, Telemetry(self.metrics, log), lambda: self.now)
+        self.changes = 0
+        """How often who waits for room was told to look again."""
+        telemetry = Telemetry(self.metrics, log)
+        self.listener = ScrapeListener(self.fleet, telemetry, lambda: self.now, self._changed)
         self.target = targets(text)[0]
+
+    def _changed(self) -> None:
+        self.changes += 1
 
     def scraped(self, running: int = 0) -> None:
         self.listener.scraped(self.target, metrics(running), self.now - 0.01, 0.01)
@@ -110,6 +116,12 @@ def test_an_address_that_two_pools_scrape_alike_is_scraped_once() -> None:
     assert len(targets(text.replace("METRICS", "interval_s: 9"))) == 2
 
 
+def test_how_long_a_scrape_took_is_counted_in_seconds() -> None:
+    heard = Listening()
+    heard.scraped()
+    assert heard.count("extproc_scrape_duration_seconds_sum") == 0.01
+
+
 def test_a_pool_without_metrics_is_not_scraped() -> None:
     assert targets(TWO.replace("name: p", "name: p, metrics: {engine: none}")) == []
 
@@ -149,10 +161,24 @@ def test_a_failing_endpoint_is_logged_once_for_each_reason_and_counted_every_tim
         "event": "scrape_failed",
         "log_level": "warning",
         "endpoint": "10.0.0.1:80",
+        "url": "http://10.0.0.1:80/metrics",
         "reason": "timeout",
         "detail": "no answer",
     }
     assert heard.count("extproc_scrapes_total", pool="p", result="timeout") == 3
+
+
+@pytest.mark.parametrize(
+    ("pool", "url"),
+    [
+        ("metrics: {port: 9100, path: /stats}", "http://10.0.0.1:9100/stats"),
+        ("metrics: {scheme: https, path: '/m?key=s3cret'}", "https://10.0.0.1:80/m"),
+    ],
+    ids=["port and path", "scheme, without the query"],
+)
+def test_a_failing_endpoint_is_logged_with_the_page_that_was_asked_for(pool: str, url: str) -> None:
+    (target, *_) = targets(TWO.replace("name: p", f"name: p, {pool}"))
+    assert target.url == url
 
 
 def test_its_recovery_is_logged_once() -> None:
@@ -183,6 +209,15 @@ def test_refused_scrapes_set_the_endpoint_aside_and_that_is_told() -> None:
     assert heard.count("extproc_endpoints_set_aside_total", pool="p", cause="scrape_refused") == 1
     heard.scraped()
     assert not endpoint.health.is_set_aside(NOW)
+
+
+def test_who_waits_looks_again_at_new_figures_and_when_an_endpoint_was_set_aside() -> None:
+    heard = Listening()
+    changes = []
+    for step in (heard.scraped, *[lambda: heard.failed("refused")] * FAILURES, heard.scraped):
+        step()
+        changes.append(heard.changes)
+    assert changes == [1, *[1] * (FAILURES - 1), 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The end of the drain: what is undecided is refused, what is decided is left."""
+"""The end of the drain: what is undecided is refused; what is decided goes on without us, or is left."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from answer_talk import ONE, READS, RESTORES, STREAMED, begun, line_of, renamed, replaced, told
 from envoy.config.core.v3 import base_pb2 as core
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from ext_proc_service import (
@@ -19,6 +20,7 @@ from ext_proc_service import (
 from stream_stages import (
     BUFFERED,
     DUPLEX,
+    NONE,
     SHUTTING_DOWN,
     Stage,
     answered,
@@ -44,7 +46,7 @@ async def test_the_end_of_the_drain_refuses_what_is_undecided(stage: Stage, mode
     async with serving() as (service, envoy):
         stream = envoy.stream(mode)
         await stage(service, stream)
-        service.processor.refuse_undecided()
+        service.processor.end_drain()
         assert await stream.reply() == SHUTTING_DOWN
         await stream.closed()
         await service.idle()
@@ -56,33 +58,64 @@ async def test_a_stream_whose_request_comes_after_the_drain_is_refused_too(mode:
     async with serving() as (service, envoy):
         stream = envoy.stream(mode)
         await service.until(lambda: service.processor.open_streams == 1)
-        service.processor.refuse_undecided()
+        service.processor.end_drain()
         await stream.request_headers(CHAT)
         assert await stream.reply() == SHUTTING_DOWN
         await stream.closed()
 
 
 @pytest.mark.parametrize(
-    ("stage", "mode"), [(decided, BUFFERED), (answered, BUFFERED), (duplex_answering, DUPLEX)]
+    ("stage", "outcome"), [(decided, "aborted"), (answered, "completed")], ids=["decided", "answered"]
 )
-async def test_the_end_of_the_drain_leaves_what_is_decided(stage: Stage, mode: BodyMode) -> None:
+@pytest.mark.parametrize("responses", [NONE, STREAMED, BUFFERED])
+async def test_at_the_end_of_the_drain_envoy_goes_on_alone_with_what_is_decided(
+    stage: Stage, outcome: str, responses: BodyMode
+) -> None:
     async with serving() as (service, envoy):
-        stream = envoy.stream(mode, mode)
+        stream = envoy.stream(BUFFERED, responses)
         await stage(service, stream)
-        service.processor.refuse_undecided()
-        if stage is decided:
-            await stream.response_headers(200)
-            assert await stream.reply() == RESPONSE_HEADERS_GO
+        service.processor.end_drain()
+        await stream.closed()
+        await service.idle()
+        assert service.requests == {f"same same pool {outcome}": 1}
+
+
+async def test_an_answer_that_is_only_read_goes_on_alone_too() -> None:
+    async with serving(READS) as (service, envoy):
+        stream = await begun(envoy)
+        await stream.response_body(ONE)
+        await told(stream)
+        service.processor.end_drain()
+        await stream.closed()
+        assert (await line_of(service))["answer"] == "cut"
+
+
+async def test_the_end_of_the_drain_leaves_an_answer_whose_body_only_we_hold() -> None:
+    async with serving() as (service, envoy):
+        stream = envoy.stream(DUPLEX, DUPLEX)
+        await duplex_answering(service, stream)
+        service.processor.end_drain()
+        await stream.response_body(b"more")
+        assert await stream.reply() == streamed(b"more", end=False, response=True)
         await stream.end()
         await service.idle()
         assert service.requests == {"same same pool completed": 1}
+
+
+async def test_the_end_of_the_drain_leaves_an_answer_that_gets_the_clients_name() -> None:
+    async with serving(RESTORES) as (service, envoy):
+        stream = await begun(envoy)
+        service.processor.end_drain()
+        await stream.response_body(ONE)
+        assert (await told(stream))[0] == replaced(renamed(ONE))
+        await stream.end()
 
 
 async def test_the_end_of_the_drain_leaves_a_decided_body_that_is_still_being_sent() -> None:
     async with serving() as (service, envoy):
         stream = envoy.stream(DUPLEX)
         await duplex_body_not_taken(service, stream)
-        service.processor.refuse_undecided()
+        service.processor.end_drain()
         assert await stream.reply() == routed_headers("same", "same")
         size, ended = 0, False
         while not ended:
@@ -97,7 +130,7 @@ async def test_the_end_of_the_drain_leaves_a_response_that_had_no_request_phase(
         stream = envoy.stream(BUFFERED, DUPLEX)
         await stream.response_headers(200)
         assert await stream.reply() == RESPONSE_HEADERS_GO
-        service.processor.refuse_undecided()
+        service.processor.end_drain()
         await stream.response_body(b"x", end=True)
         assert await stream.reply() == streamed(b"x", end=True, response=True)
         await stream.end()
@@ -112,7 +145,7 @@ async def test_clients_that_leave_while_they_are_being_refused_are_no_bug() -> N
             stream.cancel()
             for _ in range(turns % 10):
                 await asyncio.sleep(0)
-            service.processor.refuse_undecided()
+            service.processor.end_drain()
         await service.idle()
         assert service.sample("extproc_internal_errors_total") == 0
         assert set(service.requests) <= {"none none none shutting_down", "none none none aborted"}
@@ -153,7 +186,7 @@ async def test_what_is_being_written_when_the_drain_ends_is_written_before_the_r
         stream = SlowToWrite(pb.ProcessingRequest(request_headers=begin).SerializeToString())
         process = asyncio.create_task(service.processor.process(None, stream))
         await stream.began.wait()
-        service.processor.refuse_undecided()
+        service.processor.end_drain()
         await asyncio.sleep(0)
         stream.go_on.set()
         await process

@@ -208,7 +208,7 @@ async def test_the_end_of_the_drain_refuses_what_is_held(mode: BodyMode) -> None
         scrape(service, 1)
         stream = await hold(service, envoy, mode=mode)
         scrape(service, 0)  # room in the very same moment
-        service.processor.refuse_undecided()
+        service.processor.end_drain()
         assert await stream.reply() == SHUTTING_DOWN
         await stream.closed()
         await service.idle()

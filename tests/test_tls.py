@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from certificate_files import DAY, Renewal, dated, pem, serving, shown, status
+from certificate_files import DAY, Renewal, authority, certified, dated, pem, serving, shown, status
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -62,6 +62,26 @@ async def test_a_server_shows_the_certificate_of_its_files(renewal: Make) -> Non
         assert await status(port, trusting) is grpc.StatusCode.UNIMPLEMENTED
 
 
+async def test_who_trusts_only_the_root_is_shown_the_authority_between(renewal: Make) -> None:
+    root, roots_name, roots_key = authority()
+    between, betweens_name, betweens_key = authority(roots_name, roots_key)
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = certified(key.public_key(), betweens_key, betweens_name)
+    files = renewal()
+    files.put(leaf + between, pem(key, serialization.NoEncryption()))
+    async with serving(files.watcher.credentials()) as port:
+        await files.watcher.look()
+        assert await status(port, grpc.ssl_channel_credentials(root)) is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("around", [b"", b"\0"], ids=["nothing", "NULs"])
+async def test_a_client_authority_is_read_whatever_bytes_are_around_it(renewal: Make, around: bytes) -> None:
+    known = make_certificate(["gateway"])
+    files = renewal(client_ca=around + known[0] + around)
+    async with serving(files.watcher.credentials()) as port:
+        assert await _status_of(port, files, known) is grpc.StatusCode.UNIMPLEMENTED
+
+
 async def test_with_a_client_authority_only_its_certificates_come_in(renewal: Make) -> None:
     known, other = make_certificate(["gateway"]), make_certificate(["gateway"])
     files = renewal(client_ca=known[0])
@@ -91,6 +111,13 @@ def _begin(directory: Path, spoil: Callable[[], object]) -> None:
     CertificateWatcher(files, CollectorRegistry(), None)  # type: ignore[arg-type]
 
 
+UNKNOWN_KEY = (
+    b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VjBCIEIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n"
+    b"-----END PRIVATE KEY-----\n"
+)
+"""Ed25519's, but for its algorithm: 1.3.101.99."""
+
+
 @pytest.mark.parametrize(
     ("name", "text", "fault"),
     [
@@ -107,6 +134,7 @@ def _begin(directory: Path, spoil: Callable[[], object]) -> None:
             pem(ec.generate_private_key(ec.SECP256R1()), serialization.BestAvailableEncryption(b"password")),
             "no private key in PEM without a password",
         ),
+        ("tls.key", UNKNOWN_KEY, "no private key in PEM without a password"),
         ("ca.crt", b"\xff", "no certificate in PEM"),
         ("ca.crt", b" " * (tls.MAX_FILE_BYTES + 1), "longer than"),
     ],
@@ -118,16 +146,20 @@ def test_files_that_hold_no_certificate_are_refused_at_start(
         _begin(tmp_path, lambda: (tmp_path / name).write_bytes(text))
 
 
-def test_an_expired_certificate_will_do_at_start_as_there_are_gateways_that_look_at_no_dates(
+def test_a_file_of_the_greatest_length_is_read(tmp_path: Path) -> None:
+    (chain := tmp_path / "c").write_bytes(make_certificate(["localhost"])[0].ljust(tls.MAX_FILE_BYTES))
+    assert len(CertificateFiles(chain, chain).read().chain) == tls.MAX_FILE_BYTES
+
+
+def test_an_expired_certificate_will_do_at_start_as_there_are_gateways_that_look_at_no_dates_and_is_told(
     tmp_path: Path,
 ) -> None:
     now = datetime.now(UTC)
-    chain, key = dated(now - 2 * DAY, now - DAY)
-    (tmp_path / "c").write_bytes(chain), (tmp_path / "k").write_bytes(key)
-    registry = CollectorRegistry()
-    CertificateWatcher(CertificateFiles(tmp_path / "c", tmp_path / "k"), registry, None)  # type: ignore[arg-type]
-    expiry = registry.get_sample_value("extproc_tls_certificate_expiry_timestamp_seconds")
-    assert expiry == int((now - DAY).timestamp())
+    files = Renewal(tmp_path, pair=dated(now - 2 * DAY, now - DAY))
+    assert (files.expiry, files.successful) == (int((now - DAY).timestamp()), 1)
+    (told,) = files.close()
+    assert told["event"] == "certificate_out_of_date"
+    assert f"{files.chain}: the certificate ended at " in told["fault"]
 
 
 # -- renewed --------------------------------------------------------------------------------------------------
@@ -143,9 +175,10 @@ async def test_new_connections_get_the_renewed_certificate_and_open_streams_go_o
             await stream.write(b"before")
             assert await stream.read() == b"before"
 
-            after, key = make_certificate(["localhost"])
+            after, key = dated(datetime.now(UTC) - DAY, datetime.now(UTC) + DAY)
             files.put(after, key)
-            await files.watcher.look()
+            for _ in range(2):
+                await files.watcher.look()
 
             assert await shown(port) == after
             await stream.write(b"after")
@@ -214,8 +247,8 @@ FAULTY = {
     "another's key": (OTHER[0], make_certificate(["localhost"])[1], "not the key of"),
     "no PEM": (b"garbage", OTHER[1], "no certificate in PEM"),
     "nothing": (b"", b"", "no certificate in PEM"),
-    "expired": (*dated(NOW - 2 * DAY, NOW - DAY), "the new certificate ended at "),
-    "not yet valid": (*dated(NOW + DAY, NOW + 2 * DAY), "the new certificate begins only at "),
+    "expired": (*dated(NOW - 2 * DAY, NOW - DAY), "tls.crt: the certificate ended at "),
+    "not yet valid": (*dated(NOW + DAY, NOW + 2 * DAY), "tls.crt: the certificate begins only at "),
 }
 
 
@@ -240,6 +273,20 @@ async def test_a_faulty_renewal_keeps_the_old_certificate_and_is_told_once_until
     failed, renewed = files.close()
     assert (failed["event"], fault in failed["fault"]) == ("certificate_reload_failed", True)
     assert renewed["event"] == "certificate_renewed"
+
+
+async def test_what_was_mended_has_to_last_again_before_it_is_told_again(renewal: Make) -> None:
+    files = renewal()
+    before = files.chain.read_bytes(), files.key.read_bytes()
+    for looks in (2, 1, 2):
+        files.put(*OTHER[:1], before[1])
+        for _ in range(looks):
+            await files.watcher.look()
+        assert files.successful == (0 if looks == 2 else 1)
+        files.put(*before)
+        await files.watcher.look()
+        assert files.successful == 1
+    assert [line["event"] for line in files.close()] == ["certificate_reload_failed"] * 2
 
 
 async def test_a_file_that_vanishes_keeps_the_old_certificate(renewal: Make) -> None:

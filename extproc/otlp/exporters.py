@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from .settings import Signal
+
+MAX_ANSWER_BYTES = 64 * 1024
+"""A collector says nothing, or which spans it did not take; what is longer is none of its answers."""
 
 
 def spans(signal: Signal) -> SpanExporter:
@@ -47,7 +51,24 @@ def _credentials(signal: Signal) -> grpc.ChannelCredentials:
 
 
 class _Session(requests.Session):
-    """Trusts whom it is told to: without this, REQUESTS_CA_BUNDLE wins over OTEL_EXPORTER_OTLP_CERTIFICATE."""
+    """Trusts whom it is told to, and reads of whatever answers there the beginning only.
+
+    Left alone, REQUESTS_CA_BUNDLE wins over OTEL_EXPORTER_OTLP_CERTIFICATE; an answer is read to its end, which may
+    never come; and a redirect counts as an arrival, or takes the headers, which may be secrets, to somebody else.
+    """
+
+    def send(self, request: requests.PreparedRequest, **settings: Any) -> requests.Response:
+        answer = super().send(request, **{**settings, "stream": True, "allow_redirects": False})
+        body = answer.raw
+        try:
+            answer.raw = io.BytesIO(body.read(MAX_ANSWER_BYTES, decode_content=False))
+        finally:
+            body.close()  # of one that was read to its end, nothing: the connection serves the next
+        if answer.is_redirect:
+            raise requests.TooManyRedirects(
+                f"it answered {answer.status_code}: name the address that it leads to"
+            )
+        return answer
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         if self.verify is not True:

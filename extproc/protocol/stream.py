@@ -214,6 +214,11 @@ class ExtProcStream:
         """How Envoy is configured to send the answer's body."""
         return self._answer.mode
 
+    @property
+    def is_dispensable(self) -> bool:
+        """Envoy can go on alone: the request was routed, and but in full duplex it keeps what of the answer we owe."""
+        return self.request is Half.DONE and self.response_mode is not BodyMode.FULL_DUPLEX_STREAMED
+
     def strip_response(self, names: tuple[str, ...]) -> None:
         """Remove headers of the answer."""
         self._answer.strip(names)

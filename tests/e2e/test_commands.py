@@ -91,7 +91,19 @@ async def test_an_address_that_is_taken_is_exit_1_with_a_reason(tmp_path: Path) 
         second = run("serve", "--config", str(service.config_file), *flags)
 
     assert second.returncode == 1
-    assert "extproc: cannot serve: " in second.stderr
+    reason = "in use, or no address of this machine"
+    assert f"extproc: cannot serve: --grpc-address {service.grpc}: {reason}\n" in second.stderr
+
+
+async def test_an_http_address_that_is_taken_is_exit_1_with_a_reason(tmp_path: Path) -> None:
+    async with running_service(GOOD, tmp_path) as service:
+        taken = service.http.removeprefix("http://")
+        flags = ("--grpc-address", "127.0.0.1:0", "--http-address", taken)
+        second = run("serve", "--config", str(service.config_file), *flags)
+
+    assert second.returncode == 1
+    assert f"extproc: cannot serve: --http-address {taken}: " in second.stderr
+    assert "address already in use" in second.stderr
 
 
 async def test_it_tells_ipv6_addresses_as_they_are_written_in_urls(tmp_path: Path) -> None:
