@@ -77,7 +77,7 @@ def _ask(address: str, router: str, token_file: Path | None, verb: str) -> Cordo
     try:
         address = normalise(address)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="ADDRESS") from None
+        raise click.BadParameter(str(error), param_hint="IP:PORT") from None
     url = f"{router.rstrip('/')}/endpoints/{quote(address, safe='')}/{verb}"
     status, text = asyncio.run(_post(url, bearer(token_file)))
     if status != 200:

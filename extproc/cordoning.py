@@ -59,7 +59,9 @@ class Cordoning:
             in_flight=sum(endpoint.in_flight for _, endpoint in found),
             pools=[_left(pool) for pool, _ in found],
         )
-        self._log.info(event, endpoint=address, pools=[pool.name for pool, _ in found], by=told.cordoned)
+        self._log.info(
+            event, endpoint=address, pools=[pool.name for pool, _ in found], cordoned=told.cordoned
+        )
         return told
 
 

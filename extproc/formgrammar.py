@@ -151,7 +151,6 @@ def _content_type(text: str) -> tuple[str, dict[str, str]]:
 
 def _value_of(text: str, header: str) -> tuple[str, dict[str, str]]:
     """A header's value in lower case, and its parameters by their names in lower case; raises InvalidForm."""
-    text = text.strip(" \t")
     match = _TYPE.match(text)
     at = match.end() if match else 0
     parameters: dict[str, str] = {}

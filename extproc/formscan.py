@@ -35,7 +35,6 @@ class FormScanner:
         """Offset in the body of the part's data."""
         self._codec: str | None = None
         """Of the part in hand, where it is the model."""
-        self._too_long = False
         self._spans: list[tuple[int, int]] = []
         self._names: list[str | None] = []
 
@@ -101,18 +100,15 @@ class FormScanner:
         if headers.name == "_charset_":  # RFC 7578 §4.6: it says how the others are to be read
             raise InvalidForm("a field `_charset_`")
         self._codec = codec_of_model(headers, self._form_codec) if headers.name == "model" else None
-        self._too_long = False
 
     def _data(self, buffer: bytes, pos: int) -> int:
         start = buffer.find(self._delimiter, pos)
         value_at = self._value_start - self._base
         if start < 0:
-            if self._codec is not None and not self._too_long:
-                if len(buffer) - value_at <= NAME_MAX_BYTES + len(self._delimiter):
-                    return ~pos  # the name is kept until it is whole
-                self._too_long = True
+            if self._codec is not None and len(buffer) - value_at <= NAME_MAX_BYTES + len(self._delimiter):
+                return ~pos  # the name is kept until it is whole
             return ~max(pos, len(buffer) - len(self._delimiter))
-        if start == 0 or buffer[start - 1 : start] != b"\r":
+        if not buffer.endswith(b"\r", 0, start):
             raise self._fault("a boundary after a bare line feed", start)
         if start - 1 < value_at:
             raise self._fault("a boundary where data begin", start)
@@ -123,7 +119,7 @@ class FormScanner:
 
     def _model_done(self, codec: str, buffer: bytes, start: int, end: int) -> None:
         name = None
-        if not self._too_long and end - start <= NAME_MAX_BYTES:
+        if end - start <= NAME_MAX_BYTES:  # of a longer one the buffer need not have all
             try:
                 name = model_name(buffer[start:end], codec)
             except InvalidForm as fault:

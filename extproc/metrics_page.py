@@ -139,11 +139,11 @@ def labels_of(rest: bytes) -> dict[bytes, bytes]:
     return dict(_LABEL.findall(found[1] or b"")) if found else {}
 
 
-def values(lines: list[bytes], most: float = math.inf) -> Iterator[float]:
-    """The values, all finite and within 0..most; raises MetricsError."""
+def values(lines: list[bytes], most: float) -> Iterator[float]:
+    """The values, all within 0..most, which is finite; raises MetricsError."""
     for rest in lines:
         value = split(rest)[1]
-        if not 0 <= value <= most or value == math.inf:
+        if not 0 <= value <= most:
             raise MetricsError(f"out of range: {value}")
         yield value
 

@@ -15,7 +15,7 @@ from .errors import Rejected
 from .exchange import Exchange
 from .flight import Answered
 from .protocol.messages import NO_MUTATION, Mutation, RequestChunk, RequestEvent, RequestReady, RequestStarted
-from .request import NO_PROMPT, InferenceRequest
+from .request import InferenceRequest
 from .router import Decision
 
 
@@ -41,8 +41,7 @@ class ObservedExchange(Exchange):
         begun = perf_counter()
         try:
             model = intake.named_model(pin.MODEL_NAME, self.headers, self.router.config)
-            size = intake.announced_bytes(self.headers)
-            request = InferenceRequest(self.headers, model, size, NO_PROMPT, self._allowed())
+            request = InferenceRequest(self.headers, model, subset=self._allowed())
             self._by_headers = self._offer(request)
         except Rejected as rejection:
             rejection.__traceback__ = rejection.__context__ = None  # they would hold each other
@@ -56,9 +55,6 @@ class ObservedExchange(Exchange):
         self.decision = decision
         self._recent.add(decision, self.headers, self._clock())
 
-    def _new_body(self, *_: object) -> None:
-        return None
-
     def _mutation(self, *_: object, **__: object) -> Mutation:
         return NO_MUTATION
 
@@ -66,10 +62,10 @@ class ObservedExchange(Exchange):
         """Response headers came, of whom somebody else chose, or of Envoy itself."""
         super().answered(answer)
         decision = self.decision or self._by_headers
-        if not isinstance(decision, Decision) or answer.served is None:
+        if not isinstance(decision, Decision):
             return
         pool, work = decision.pool, decision.work
-        served = pool.by_address.get(answer.served)
+        served = pool.by_address.get(answer.served or "")
         if served is not None and answer.status < 400:
             pool.moved(work, served)
             pool.computes(work, served, self.answered_at)
@@ -83,7 +79,6 @@ class ObservedExchange(Exchange):
                 self._count(decision)
             case Rejected() as rejection:
                 self.rejection = rejection
-        self._by_headers = None
         return super().close()
 
     @property

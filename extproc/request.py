@@ -65,7 +65,7 @@ _FORM_ENDS = tuple("/" + end for end in _FORM)
 def api_of(method: str, path: str) -> Api:
     """The API that *path* (query and trailing slash do not count) belongs to."""
     path = plain_path(path).rstrip("/")
-    if method in ("GET", "HEAD") and (path.endswith("/v1/models") or "/v1/models/" in path):
+    if method == "GET" and (path.endswith("/v1/models") or "/v1/models/" in path):
         return Api.MODEL_LIST
     if path.endswith(_REQUIRED_ENDS):
         return Api.MODEL_REQUIRED

@@ -26,6 +26,7 @@ KEYS = "RSA (not PSS) of 1024 bits or more, EC P-256, P-384 and P-521, Ed25519"
 MIN_RSA_BITS = 1024
 """Below that no client would go on, and of 512 bits none could: TLS 1.3's signature does not fit in."""
 MAX_RSA_EXPONENT = 2**33 - 1
+"""BoringSSL's bound (crypto/rsa): a larger one makes checking a signature slow; all who sign take 65537."""
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 PRIME_FIELD = bytes.fromhex("06072a8648ce3d0101")
 """Is in a certificate whose curve is spelled out instead of named (RFC 3279, section 2.3.5)."""

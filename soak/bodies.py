@@ -16,6 +16,7 @@ PROMPTS = 24
 """Different ones: each is known after the warm-up, of each API and target, so that what is remembered grows no more."""
 USERS = 50
 TENANTS = 20
+"""Each is known after the warm-up, too."""
 WORDS = ("pod", "token", "cache", "waits", "asks", "has", "already", "another", "nobody", "for", "the", "a")
 
 

@@ -18,6 +18,7 @@ Event = Callable[[Town, random.Random, float], Awaitable[object]]
 ENDLESS_S = 1.5
 """A page without end is sent as fast as it is read; longer, and it is all that anybody does."""
 BURST = 60
+"""Chats at once: more than what is served at the same time otherwise."""
 
 
 async def endpoint_comes_and_goes(town: Town, rng: random.Random, lasts_s: float) -> None:

@@ -32,7 +32,8 @@ QUIET_S = 75.0
 """A pod that went is remembered for 60 s, an answer whose end nobody saw for 10 s; Envoy closes idle connections
 to pods after 4 s."""
 ROLLED_KEPT_S = 420.0
-"""Metric series of models that went are forgotten 5 minutes later, as somebody looks each minute."""
+"""Metric series of models that went are forgotten 5 minutes later; it is looked for them every ten seconds, and the
+rest is for a machine that is busy."""
 
 
 def full(minutes: float, rate: float, *, seed: int, trace: bool) -> Plan:

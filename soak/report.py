@@ -15,8 +15,10 @@ from .verdict import Row
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
+"""Characters of a course."""
 COURSES = ("rss", "heap", "blocks", "tasks", "fds", "in_flight", "held", "index", "series")
 SITES = 15
+"""Places in the code where memory was allocated, with `--trace`: what leaks is among the first."""
 
 
 def show(console: Console, outcome: Outcome, rows: Sequence[Row]) -> None:

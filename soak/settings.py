@@ -10,7 +10,9 @@ from bench.pod_server import POOL as INFERENCE_POOL
 from extproc.demo.bootstrap import POOL
 
 PODS = 4
+"""One may die, one hang, one be cordoned, and one is left."""
 CLUSTER_PODS = 20
+"""Enough that lists and watches have something to say; all are one server."""
 BOOTSTRAPS = ("buffered-original-dst", "duplex-original-dst")
 """Both ways of sending bodies; to whatever pod is named, so that new ones need no new Envoy."""
 MIRROR = "shadow"
@@ -22,6 +24,7 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_BUFFERED_BYTES = 6 * MAX_BODY_BYTES
 """A few at once are too many."""
 HELD_S = 0.5
+"""Shorter than what a dozen of requests take in the narrow pool, so that some of those who are held wait in vain."""
 
 
 class Settings:

@@ -52,6 +52,7 @@ def shares(
         ([400, 400, 400, 400], [0.0, 0.0, 0.0, 0.0]),
         ([400, 400, 400, 0], [0.0, 0.0, 0.0, 0.0]),
         ([900, 400, 400, 0], [0.5, 0.0, 0.0, 0.0]),
+        ([900, 500, 400, 0], [0.5, 0.1, 0.0, 0.0]),
         ([400, 400, 0, 0], [0.4, 0.4, 0.0, 0.0]),
         ([400, 400, 400, 0, 0], [0.4, 0.4, 0.4, 0.0, 0.0]),
         # the length is an estimate
@@ -83,6 +84,9 @@ def test_requests_of_others_count_towards_the_load_bound() -> None:
     targets = endpoints(metrics(running=2, waiting=3), metrics(), metrics())
     asked = request(prompt=Prompt(1000), cached={targets[0]: 500})
     assert PrefixAffinityScorer().score(asked, targets, NOW) == [0.0, 0.0, 0.0]
+    targets = endpoints(*[metrics(running=2, waiting=3)] * 3)  # 6 of ceil(7.5)
+    asked = request(prompt=Prompt(1000), cached={targets[0]: 500})
+    assert PrefixAffinityScorer().score(asked, targets, NOW) == [0.5, 0.0, 0.0]
 
 
 def test_prefix_affinity_says_nothing_of_a_prompt_of_unknown_length() -> None:
@@ -146,6 +150,17 @@ def test_a_key_goes_to_the_next_in_its_own_order_while_its_home_is_over_the_load
     for _ in range(3):
         first.release()
     assert home(scorer, targets, 7) is first
+
+
+@pytest.mark.parametrize(("most", "kept"), [(3, True), (4, False)])
+def test_the_next_in_a_keys_order_takes_it_up_to_the_load_bound(most: int, kept: bool) -> None:
+    targets, scorer = idle(3), SessionAffinityScorer(load_bound=1.0)
+    first = home(scorer, targets, 7)
+    second = home(scorer, [each for each in targets if each is not first], 7)
+    for each, count in ((first, 5), (second, most)):  # 4 of ceil(3.67), 5 of ceil(4)
+        for _ in range(count):
+            each.acquire()
+    assert (home(scorer, targets, 7) is second) is kept
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=12), st.floats(1.0, 3.0), st.integers(0, 999))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from extproc.allocator import APART_BYTES, keep_freed_memory
+from extproc.allocator import APART_BYTES, ARENAS, KEPT_BYTES, give_back, keep_freed_memory
 from extproc.budget import BURST_BYTES, BodyBudget
 
 ROUNDS = 50
@@ -66,6 +66,45 @@ def test_what_the_operator_says_of_memory_stands(name):
     assert keep_freed_memory({"PATH": "/bin", name: "1"}) is False
 
 
+class Libc:
+    """One whose mallopt takes all but *refused*."""
+
+    def __init__(self, refused: int | None = None) -> None:
+        self._refused = refused
+        self.told: dict[int, int] = {}
+
+    def mallopt(self, name: int, value: int) -> int:
+        self.told[name] = value
+        return int(name != self._refused)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+"""As malloc.h has them."""
+
+
+def test_glibc_is_told_what_to_keep_what_not_and_in_how_many_arenas(monkeypatch):
+    libc = Libc()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: libc)
+    assert keep_freed_memory({"PATH": "/bin"}) is True
+    assert libc.told == {
+        M_TRIM_THRESHOLD: KEPT_BYTES,
+        M_MMAP_THRESHOLD: APART_BYTES,
+        M_ARENA_MAX: ARENAS,
+    }
+
+
+@pytest.mark.parametrize("refused", [M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX])
+def test_glibc_was_not_told_where_it_refuses_one_of_them(monkeypatch, refused):
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Libc(refused))
+    assert keep_freed_memory({}) is False
+
+
+def test_another_libc_is_left_alone(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    assert keep_freed_memory({}) is False
+    give_back()
+
+
 def test_a_burst_of_bodies_has_ended_once_a_quarter_of_it_is_left():
     budget = BodyBudget()
     ended = []
@@ -76,6 +115,14 @@ def test_a_burst_of_bodies_has_ended_once_a_quarter_of_it_is_left():
             budget.give_back(-size)
         ended.append(budget.burst_ended())
     assert ended == [False, False, False, True, False, False]
+
+
+def test_a_burst_has_ended_although_others_came_after_it():
+    budget = BodyBudget()
+    budget.take(BURST_BYTES, BURST_BYTES)
+    budget.give_back(BURST_BYTES)
+    budget.take(1, BURST_BYTES)
+    assert [budget.burst_ended(), budget.burst_ended()] == [True, False]
 
 
 def test_what_lies_between_blocks_that_are_still_used_is_given_back_too():

@@ -8,6 +8,7 @@ from json_texts import ANY_TEXTS, BODIES
 
 from extproc.body import (
     FAST_PATH_MAX_BYTES,
+    JOIN_MAX_BYTES,
     SLICE_BYTES,
     WORK_BYTES,
     BodyReader,
@@ -101,6 +102,14 @@ def test_the_model_is_found_in_bodies_of_all_sizes(length, chunk):
     assert all(kept is given for kept, given in zip(read.reader.chunks, chunks, strict=True))
 
 
+@pytest.mark.parametrize("space", [" ", "\t", "\n", "\r", " \r\n\t"])
+def test_white_space_of_any_kind_may_stand_around_the_colon(space):
+    body = f'{{"model"{space}:{space}"qwq","messages"{space}:{space}["\\"model\\":"]}}'.encode()
+    read = Read([body])
+    assert read.found == scanned(body)
+    assert read.reader.fields is not None
+
+
 def test_an_empty_body_is_no_json():
     assert outcome(lambda: Read([]).found) == outcome(lambda: Read([b"", b""]).found)
     assert outcome(lambda: Read([]).found) == "unexpected end of JSON at byte 0"
@@ -113,7 +122,7 @@ def test_a_fault_in_a_big_body_is_told_before_its_end():
 
 
 def test_plain_bodies_up_to_the_fast_path_never_give_way():
-    read = Read([chat(FAST_PATH_MAX_BYTES - 1000)])
+    read = Read([chat(FAST_PATH_MAX_BYTES - 1000).ljust(FAST_PATH_MAX_BYTES)])
     assert (read.turns_fed, read.turns_finished) == (0, 0)
 
 
@@ -171,6 +180,16 @@ def test_chunks_without_a_span_are_not_copied():
     spliced = splice(chunks, [(5, 6)], b"X")
     assert spliced[0] is chunks[0]
     assert spliced[2] is chunks[2]
+
+
+def test_a_large_chunk_is_not_copied_where_its_span_is_replaced():
+    chunk = b"x" * JOIN_MAX_BYTES
+    assert splice([chunk], [(1, 3)], b"X") == [b"xX" + chunk[3:]]
+    large = chunk + b"x"
+    spliced = splice([large], [(1, 3)], b"X")
+    assert spliced == [b"x", b"X", large[3:]]
+    assert isinstance(spliced[2], memoryview)
+    assert spliced[2].obj is large
 
 
 @given(BODIES, st.text(st.characters(exclude_categories=["Cs"]), max_size=8), st.data())

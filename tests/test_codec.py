@@ -81,6 +81,13 @@ def test_repeated_headers_are_joined_in_order() -> None:
     assert decoded(message) == RequestHeaders({"a": "1, , 3", "b": "x"})
 
 
+def test_cookies_that_came_in_several_headers_are_joined_as_one_cookie_header_has_them() -> None:
+    message = pb.ProcessingRequest(
+        request_headers=headers(raw("cookie", b"a=1"), raw("cookie", b"b=2; c=3"), raw("cookies", b"x"))
+    )
+    assert decoded(message) == RequestHeaders({"cookie": "a=1; b=2; c=3", "cookies": "x"})
+
+
 def test_header_bytes_that_are_no_utf8_are_kept_apart_one_by_one() -> None:
     """Two different keys stay different, as sticky keys must."""
     message = pb.ProcessingRequest(request_headers=headers(raw("a", b"\xff\x00\n"), raw("b", b"\xfe")))

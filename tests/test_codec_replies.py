@@ -11,6 +11,7 @@ from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import Proces
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from google.protobuf import struct_pb2
 
+from extproc.protocol import chunks, codec
 from extproc.protocol.messages import (
     BodyMode,
     BodyReply,
@@ -94,6 +95,42 @@ def test_bodies_of_any_size_are_replaced_and_streamed(size: int) -> None:
         assert encoded(reply) == pb.ProcessingResponse(request_body=part)
         reply = BodyReply(RESPONSE, streamed=body, end_of_stream=end)
         assert encoded(reply) == pb.ProcessingResponse(response_body=part)
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize(
+    ("mutation", "common"),
+    [
+        (Mutation(clear_route_cache=True), pb.CommonResponse(clear_route_cache=True)),
+        (
+            Mutation(remove_headers=("a",)),
+            pb.CommonResponse(header_mutation=pb.HeaderMutation(remove_headers=["a"])),
+        ),
+        (
+            Mutation(set_headers=(("a", "b"),)),
+            pb.CommonResponse(header_mutation=pb.HeaderMutation(set_headers=[option("a", b"b")])),
+        ),
+        (
+            Mutation(path="/caf\xe9"),
+            pb.CommonResponse(header_mutation=pb.HeaderMutation(set_headers=[option(":path", b"/caf\xe9")])),
+        ),
+    ],
+    ids=["route cache", "removed", "set", "path"],
+)
+def test_a_mutation_of_one_thing_is_written_too(
+    phase: Phase, mutation: Mutation, common: pb.CommonResponse
+) -> None:
+    part = {f"{phase.value}_headers": pb.HeadersResponse(response=common)}
+    assert encoded(HeadersReply(phase, mutation)) == pb.ProcessingResponse(**part)
+    body = {f"{phase.value}_body": pb.BodyResponse(response=common)}
+    assert encoded(BodyReply(phase, mutation)) == pb.ProcessingResponse(**body)
+
+
+def test_no_streamed_piece_is_more_than_64_kib_framing_included() -> None:
+    for phase in Phase:
+        replies = list(chunks.streamed(phase, [bytes(200_000)], end=True))
+        assert sum(len(reply.streamed or b"") for reply in replies) == 200_000
+        assert max(len(codec.encode(reply)) for reply in replies) <= 64 * 1024
 
 
 def test_header_values_that_are_set_overwrite_what_a_client_sent() -> None:

@@ -285,6 +285,23 @@ WRONG_VALUES = [
         "$.profiles[0].filters[0].kv_usage: expected a number above 0 up to 1, got nan",
     ),
     (
+        profile("filters: [{type: unsaturated, waiting: 0, kv_usage: 1.5}]"),
+        "$.profiles[0].filters[0].waiting: expected a number above 0, got 0",
+        "$.profiles[0].filters[0].kv_usage: expected a number above 0 up to 1, got 1.5",
+    ),
+    (
+        profile("scorers: [{type: session-affinity, load_bound: 0.9}, {type: prefix-hash, load_bound: 101}]"),
+        "$.profiles[0].scorers[0].load_bound: expected a number from 1.0 up to 100.0, got 0.9",
+        "$.profiles[0].scorers[1].load_bound: expected a number from 1.0 up to 100.0, got 101",
+    ),
+    (
+        profile('scorers: [{type: session-affinity, header: "x\\n", cookie: "a b"}]'),
+        "$.profiles[0].scorers[0].header: expected the name of a header or cookie "
+        "(RFC 9110 token of 1..256 characters), got 'x\\n'",
+        "$.profiles[0].scorers[0].cookie: expected the name of a header or cookie "
+        "(RFC 9110 token of 1..256 characters) or nothing, got 'a b'",
+    ),
+    (
         profile("scorers: [{type: queue, weight: .nan}]"),
         "$.profiles[0].scorers[0].weight: expected a number from 0.0 up to 1000.0, got nan",
     ),

@@ -150,6 +150,14 @@ def test_a_big_body_gives_way_by_its_size_in_pieces_that_are_not_large(coding, c
     assert max(map(len, read.reader.chunks)) <= 2 * PIECE_BYTES
 
 
+@pytest.mark.parametrize("coding", CODINGS)
+def test_decoding_gives_way_by_the_size_of_what_comes_out_whoever_reads_it(coding):
+    inner = BodyReader()
+    inner.feed = lambda chunk: ()  # type: ignore[method-assign]
+    turns = sum(1 for _ in DecodingReader(coding, inner, Held()).feed(ENCODE[coding](bytes(3_000_000))))
+    assert turns >= 3_000_000 // (WORK_BYTES + 2 * PIECE_BYTES)
+
+
 @given(st.sampled_from(CODINGS), st.binary(max_size=300), st.data())
 def test_any_split_gives_the_same_result(coding, content, data):
     encoded = ENCODE[coding](b'{"model":"a","x":"' + content.hex().encode() + b'"}')
@@ -326,6 +334,19 @@ def test_the_window_of_brotli_is_held_while_a_large_body_is_decoded():
     assert read.held.bytes == len(body)
     with pytest.raises(TooMuch):
         Read("br", brotli.compress(body), held=Held(most=BROTLI_WINDOW_BYTES))
+
+
+def test_what_a_decoder_takes_is_gone_when_the_body_is_whole():
+    encoded = gzip.compress(BODY)
+    tracemalloc.start()
+    try:
+        read = Read("gzip", encoded)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert read.found == FOUND
+    assert peak > 32 * 1024  # its window
+    assert held < 8 * 1024
 
 
 # -- forms --------------------------------------------------------------------------------------------------

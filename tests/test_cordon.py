@@ -11,6 +11,7 @@ from fleets import NOW, decide, endpoint, fleet, metrics, request
 from halls import Hall
 
 from extproc.config import parse_config
+from extproc.cordoning import Cordoned, Cordoning, PoolLeft
 from extproc.errors import Reason, Rejected
 from extproc.explaining import Question, explain, what_would_change
 from extproc.fleet import Fleet
@@ -143,6 +144,49 @@ def test_an_address_in_two_pools_is_cordoned_in_both() -> None:
     )
     assert [pool.name for pool, _ in of.cordon(A)] == ["p", "q"]
     assert chosen(of) == {B}
+
+
+class Said:
+    """What of a log is written."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def info(self, event: str, **_: Any) -> None:
+        self.events.append(event)
+
+
+def test_the_operator_is_told_of_all_pools_and_of_all_requests_that_finish_there() -> None:
+    of = fleet(
+        f"pools: [{{name: p, endpoints: ['{A}', '{B}']}}, {{name: q, endpoints: ['{A}']}}]\ndefault_pool: p"
+    )
+    for (_, each), count in zip(of.at(A), (2, 3), strict=True):
+        for _ in range(count):
+            each.acquire()
+    said, changes = Said(), []
+    cordoning = Cordoning(of, lambda: changes.append(None), said)  # type: ignore[arg-type]
+    assert cordoning.cordon(A) == Cordoned(A, "command", 5, [PoolLeft("p", 2, 1), PoolLeft("q", 1, 0)])
+    assert cordoning.uncordon(A) == Cordoned(A, None, 5, [PoolLeft("p", 2, 2), PoolLeft("q", 1, 1)])
+    assert (said.events, len(changes)) == (["endpoint_cordoned", "endpoint_uncordoned"], 2)
+
+
+def test_the_operator_is_told_where_the_config_still_cordons_one_of_several() -> None:
+    of = fleet(
+        f"pools: [{{name: p, endpoints: ['{A}']}}, {{name: q, endpoints: [{{address: '{A}', cordoned: true}}]}}]\n"
+        "default_pool: p"
+    )
+    told = Cordoning(of, list, Said()).uncordon(A)  # type: ignore[arg-type]
+    assert told == Cordoned(A, "config", 0, [PoolLeft("p", 1, 1), PoolLeft("q", 1, 0)])
+
+
+def test_the_operator_can_take_back_the_cordon_of_who_is_gone_once() -> None:
+    of = fleet(THREE)
+    cordoning = Cordoning(of, list, Said())  # type: ignore[arg-type]
+    cordoning.cordon(A)
+    of.apply(parse_config(THREE.replace(f"'{A}', ", "").encode()))
+    assert cordoning.cordon(A) is None
+    assert cordoning.uncordon(A) == Cordoned(A, None, 0, [])
+    assert cordoning.uncordon(A) is None
 
 
 def test_an_address_that_nobody_has_is_not_cordoned() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from extproc.endpoint import Endpoint
+from extproc.endpoint import MAX_ALLOWANCE, Endpoint
+from extproc.load_report import LoadReport
 from extproc.work import Work
 
 
@@ -71,6 +72,19 @@ def test_where_some_waited_those_sent_since_wait_behind_them(
     for _ in range(ended):
         made.release()
     assert made.queue == queue
+
+
+def test_how_many_more_it_takes_between_scrapes_is_found_as_tcp_finds_it() -> None:
+    made = endpoint()
+    found = [made.allowance]
+    for waiting in (0, 1, 0, 0, 0, 0, 0, 0, 0):
+        made.observe(metrics(waiting=waiting), NOW)
+        found.append(made.allowance)
+    assert found == [MAX_ALLOWANCE, MAX_ALLOWANCE, 1, 2, 4, 8, 16, 32, 64, MAX_ALLOWANCE]
+    made.reported(LoadReport(waiting=0), NOW)
+    assert made.allowance == MAX_ALLOWANCE
+    made.reported(LoadReport(waiting=1), NOW)
+    assert made.allowance == 1
 
 
 def test_figures_are_fresh_for_as_long_as_the_pool_says() -> None:

@@ -57,6 +57,17 @@ def test_sglangs_replicas_are_summed_and_the_ranks_of_one_count_once() -> None:
     )
 
 
+@pytest.mark.parametrize("rank", ["tp_rank", "pp_rank", "moe_ep_rank"])
+def test_ranks_that_work_on_the_same_requests_count_once(rank: str) -> None:
+    page = b"".join(
+        b'sglang:%s{%s="%d"} %d\n' % (name, rank.encode(), number, requests)
+        for name, requests in ((b"num_queue_reqs", 3), (b"num_running_reqs", 8))
+        for number in (0, 1)
+    )
+    metrics = parse(page, SGLANG)
+    assert (metrics.waiting, metrics.running) == (3, 8)
+
+
 def test_an_older_sglang_tells_its_cache_in_labels() -> None:
     page = (DATA / "sglang.prom").read_bytes()
     page += b'sglang:cache_config_info{num_pages="500",page_size="16",tp_rank="0"} 1.0\n'

@@ -9,10 +9,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from click.testing import CliRunner, Result
 from fleets import fleet
 from prometheus_client import CollectorRegistry
@@ -25,7 +27,7 @@ from extproc.cordoning import Cordoning
 from extproc.doctor import fetching
 from extproc.explain_command import explain_command
 from extproc.fleet import Fleet
-from extproc.http_auth import BearerGuard
+from extproc.http_auth import MIN_TOKEN_LENGTH, BearerGuard
 from extproc.http_server import HttpServer
 
 TOKEN, NEXT = "a-token-of-some-length", "the-token-that-follows"
@@ -114,6 +116,7 @@ async def test_without_a_token_file_nobody_may_change_anything(tmp_path: Path) -
         (TOKEN, "Bearer", 200),
         (TOKEN, "bearer", 200),
         (TOKEN + " ", "Bearer", 200),
+        (" " + TOKEN, "Bearer", 200),
         (None, "", 401),
         (NEXT, "Bearer", 401),
         (TOKEN[:-1], "Bearer", 401),
@@ -193,6 +196,7 @@ async def test_a_file_that_is_gone_lets_nobody_in_and_one_that_is_back_does(tmp_
         assert await port.status("GET", "/livez") == 200
         port.token_file.write_text("short")
         assert await port.status("GET", "/metrics", "short") == 503
+        assert port.denied == 2
         port.token_file.write_text(TOKEN)
         assert await port.status("GET", "/metrics", TOKEN) == 200
 
@@ -204,6 +208,24 @@ def test_a_file_without_a_token_that_could_serve_is_refused_at_start(tmp_path: P
     (tmp_path / "token").write_text(text)
     with pytest.raises(RuntimeError, match="holds"):
         BearerGuard(tmp_path / "token", time.monotonic, list)
+
+
+def asking(authorization: str) -> Any:
+    """A request, as far as the guard looks at it."""
+    return SimpleNamespace(headers={"Authorization": authorization})
+
+
+def test_who_shows_no_token_or_another_is_told_what_to_show_and_the_shortest_will_do(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("x" * MIN_TOKEN_LENGTH)
+    denied: list[None] = []
+    guard = BearerGuard(tmp_path / "token", lambda: 0.0, lambda: denied.append(None))
+    for shown in ("", "Bearer y", "Bearer \udcff"):
+        with pytest.raises(web.HTTPUnauthorized) as refused:
+            guard.check(asking(shown))
+        assert refused.value.headers["WWW-Authenticate"] == 'Bearer realm="extproc"'
+    assert len(denied) == 3
+    guard.check(asking("Bearer " + "x" * MIN_TOKEN_LENGTH))
+    assert len(denied) == 3
 
 
 async def test_tokens_are_compared_in_constant_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +297,10 @@ async def test_the_command_says_what_is_wrong_with_its_words_or_the_router(tmp_p
         assert ran.output == f"Error: {port.url} answered 401: a bearer token is needed (see --token-file)\n"
         ran = await port.run(cordon, A, "--token-file", str(tmp_path / "nowhere"))
         assert (ran.exit_code, ran.output.startswith("Error: --token-file: ")) == (1, True)
+        (blank := tmp_path / "blank").write_text("\n")
+        ran = await port.run(cordon, A, "--token-file", str(blank))
+        fault = f"{blank} holds no bearer token (one line of visible ASCII)"
+        assert (ran.exit_code, ran.output) == (1, f"Error: --token-file: {fault}\n")
         assert port.cordoned() == ["10.0.0.3:80"]
     ran = await port.run(cordon, A)
     assert (
@@ -286,9 +312,7 @@ async def test_the_command_says_what_is_wrong_with_its_words_or_the_router(tmp_p
     )
 
 
-async def test_the_command_waits_for_no_router_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_command_waits_for_no_router_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ASK_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 
@@ -104,11 +105,15 @@ def test_other_apis_of_openai_are_known_too(path: str) -> None:
         ("GET", "/openai/v1/models?limit=1", Api.MODEL_LIST),
         ("GET", "/v1/models/meta-llama/Llama-3", Api.MODEL_LIST),
         ("DELETE", "/v1/models/x", Api.OTHER),
+        ("HEAD", "/v1/models", Api.OTHER),
         ("GET", "/v1/modelsx", Api.OTHER),
         ("GET", "/version", Api.OTHER),
         ("POST", "/v1/mycompletions", Api.OTHER),
         ("POST", "/v1/responses/resp_1/cancel", Api.OTHER),
         ("POST", "/v1/files?x=/v1/completions", Api.OTHER),
+        ("POST", "/v1/completions%3Fx", Api.OTHER),
+        ("POST", "/v1/completions%23x", Api.OTHER),
+        ("POST", "/a%3Fb%23c/v1/completions", Api.MODEL_REQUIRED),
         ("POST", "", Api.OTHER),
     ],
 )
@@ -185,7 +190,7 @@ def test_a_body_in_an_encoding_that_we_know_is_read(encoding: str) -> None:
 
 
 def test_an_encoding_of_what_is_not_ours_to_read_does_not_matter() -> None:
-    headers = {":method": "POST", ":path": "/upload", "content-encoding": "gzip"}
+    headers = {":method": "POST", ":path": "/upload", "content-encoding": "compress"}
     assert intake.reading(headers, BodyMode.BUFFERED, LIMITS) is Reading.OPAQUE
 
 
@@ -257,6 +262,48 @@ def test_a_name_that_nobody_can_have_does_not_exist(kind: Reading) -> None:
     assert error.value.param == "model"
 
 
+# -- the body that goes on ----------------------------------------------------------------------------------
+
+NAMED = b'{"model":"qwq","n":1.0}'
+TWICE = b'{"model":"a","model":"t"}'
+
+
+def rewritten(
+    content: bytes, target: str | None, *, encoding: str | None = None, encoded_bodies: str = "keep"
+) -> bytes | None:
+    """What goes on of a body whose content is *content*; None: what came."""
+    headers = CHAT if encoding is None else {**CHAT, "content-encoding": encoding}
+    sent = gzip.compress(content) if encoding == "gzip" else content
+    reader = intake.reader(Reading.MODEL_REQUIRED, headers, lambda more, size: None)
+    assert reader is not None
+    assert list(reader.feed(sent)) == []
+    with pytest.raises(StopIteration) as end:
+        next(reader.finish())
+    pieces = intake.rewritten(reader, [sent], end.value.value, target, headers, encoded_bodies)
+    return None if pieces is None else b"".join(pieces)
+
+
+@pytest.mark.parametrize("encoding", [None, "identity", "gzip"])
+@pytest.mark.parametrize("encoded_bodies", ["keep", "decode"])
+def test_a_body_whose_model_changes_goes_on_plain_with_every_other_byte(
+    encoding: str | None, encoded_bodies: str
+) -> None:
+    how = {"encoding": encoding, "encoded_bodies": encoded_bodies}
+    assert rewritten(NAMED, "qwq-32b", **how) == b'{"model":"qwq-32b","n":1.0}'
+    assert rewritten(TWICE, "t", **how) == b'{"model":"t","model":"t"}'
+
+
+@pytest.mark.parametrize("target", [None, "qwq"])
+def test_a_body_whose_model_stays_goes_on_as_it_came_or_decoded_where_that_is_wanted(
+    target: str | None,
+) -> None:
+    assert rewritten(NAMED, target) is None
+    assert rewritten(NAMED, target, encoded_bodies="decode") is None
+    assert rewritten(NAMED, target, encoding="identity", encoded_bodies="decode") is None
+    assert rewritten(NAMED, target, encoding="gzip") is None
+    assert rewritten(NAMED, target, encoding="gzip", encoded_bodies="decode") == NAMED
+
+
 # -- /v1/models ---------------------------------------------------------------------------------------------
 
 
@@ -282,6 +329,7 @@ models: [{{name: qwq, pool: pool, targets: [{{model: qwq-32b}}]}}, {{name: org/l
         ("/v1/models/qwq", "qwq"),
         ("/v1/models/qwq/", "qwq"),
         ("/v1/models/org/llama", "org/llama"),
+        ("/proxy/v1/models/v1/models/qwq", "qwq"),
         ("/v1/models/org%2Fllama?x=y", "org/llama"),
         ("/v1/models/caf%C3%A9", "café"),
         ("/v1/models/%ff", "�"),
@@ -401,7 +449,7 @@ def test_how_large_a_body_announces_to_be(length: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "went_on"), [(200, True), (404, True), (408, False), (413, False), (503, False)]
+    ("status", "went_on"), [(200, True), (404, True), (408, False), (413, False), (500, False), (503, False)]
 )
 def test_what_an_answer_before_the_body_says_of_the_request(status: int, went_on: bool) -> None:
     assert intake.went_on(status) is went_on

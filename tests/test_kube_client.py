@@ -42,7 +42,6 @@ LEASES = lease_resource("llm")
 MODELS = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "llm", InferenceModel)
 STATUS = b'{"kind":"Status","message":"no\\n such  luck","code":1}'
 LIST = Action("list", PODS)
-NO_LISTS = (b"", b"<html>", b"[]", b'{"items":[]}', b'{"metadata":{}}', b"[" * 9999, b'{"metadata":7}')
 
 
 async def names(client: KubeClient, resource: Resource = PODS) -> list[str]:

@@ -224,3 +224,20 @@ async def _answer(port: int, request: bytes) -> bytes:
         return await asyncio.wait_for(reader.read(), 20)
     finally:
         writer.close()
+
+
+def test_what_a_finalizer_raises_while_a_line_is_counted_blocks_nobody(tmp_path: Path) -> None:
+    """The garbage collector may run one at any time, on the same thread."""
+    log = Log(tmp_path / "log")
+    raised = iter([True])
+
+    def clock() -> float:
+        if next(raised, False):
+            handler.tell("unraisable", "", logging.ERROR, ZeroDivisionError)
+        return 0.0
+
+    handler = LibraryHandler(log.log, clock)
+    telling = threading.Thread(target=handler.tell, args=("x", "x.py:1", logging.WARNING, None), daemon=True)
+    telling.start()
+    telling.join(5.0)
+    assert [line["logger"] for line in log.lines()] == ["unraisable", "x"]

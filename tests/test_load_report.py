@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from extproc import pin
 from extproc.endpoint import NEVER, Endpoint
+from extproc.engine_metrics import MAX_REQUESTS
 from extproc.flight import Answered, Flight, Watcher
 from extproc.holding import with_room
 from extproc.load_report import MAX_BYTES, LoadReport, ReportError, parse
@@ -82,6 +83,18 @@ def test_data_parallel_ranks_are_one_server() -> None:
 WAITING, USAGE = "named_metrics.num_requests_waiting", "named_metrics.kv_cache_usage_perc"
 
 
+def test_a_report_of_the_longest_length_is_read() -> None:
+    assert parse(f"TEXT {WAITING}=1".ljust(MAX_BYTES)) == LoadReport(waiting=1)
+
+
+def test_as_many_requests_wait_as_a_page_may_tell_of() -> None:
+    assert parse(f"TEXT {WAITING}={MAX_REQUESTS}") == LoadReport(waiting=MAX_REQUESTS)
+
+
+def test_figures_of_our_names_in_another_group_are_others() -> None:
+    assert parse("TEXT request_cost.num_requests_waiting=7") == LoadReport()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -110,7 +123,8 @@ WAITING, USAGE = "named_metrics.num_requests_waiting", "named_metrics.kv_cache_u
         ('JSON {"named_metrics": {"num_requests_waiting": 1e400}}', "malformed JSON"),
         ('JSON {"named_metrics": {"kv_cache_usage_perc": 1e300}}', "kv_cache_usage_perc is out of range"),
         ("JSON " + "[" * 5000, "malformed JSON"),
-        ("TEXT " + "x" * MAX_BYTES, "too long"),
+        ('JSON {"x": ' + "[" * 5000, "malformed JSON"),
+        (f"TEXT {WAITING}=1".ljust(MAX_BYTES + 1), "too long"),
     ],
 )
 def test_what_makes_no_sense_is_no_report(text: str, message: str) -> None:

@@ -19,7 +19,6 @@ from extproc.otlp import settings
 
 URL = "http://otel-collector.observability:4317"
 INLINE = ("-f", str(GUIDE), "--inline")
-OUT = {"ports": [{"port": 4317, "protocol": "TCP"}]}
 needs_kubectl = pytest.mark.skipif(kubectl() is None, reason=HOW)
 
 

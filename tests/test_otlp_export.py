@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import threading
 import time
@@ -17,12 +18,15 @@ from collector import BOUND_S, Collector, over_grpc, over_http
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from ext_proc_service import A, Service, serving
 from kube_api.credentials import Authority, Pair
+from opentelemetry.sdk.metrics.export import MetricsData
 from otlp_talk import answered, begun, routed
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from extproc.metrics import Metrics
+from extproc.otlp import exporters, sdk_log
 from extproc.otlp import service as otlp_service
-from extproc.otlp.exporting import Exporter
+from extproc.otlp.exporting import MAX_REASON, Exporter
+from extproc.otlp.settings import Signal
 
 ALWAYS = {"OTEL_TRACES_SAMPLER": "always_on"}
 HEADERS = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20s3cret,x-tenant=a"}
@@ -213,6 +217,57 @@ async def test_what_the_queue_has_no_room_for_is_dropped_and_counted() -> None:
         await otlp.close()
 
 
+async def test_whom_it_is_sent_to_is_logged_without_the_path_which_may_be_a_secret() -> None:
+    env = {"OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    async with serving() as (service, _):
+        otlp = begun(service, "http://127.0.0.1:9/s3cret", env)
+        await otlp.close()
+        (line,) = await service.log_lines()
+    assert (line["event"], line["traces"], line["metrics"]) == ("otlp", "http/protobuf 127.0.0.1:9", None)
+
+
+@pytest.mark.parametrize(("compression", "grpcs"), [("gzip", "Gzip"), ("none", "NoCompression")])
+def test_over_grpc_it_is_sent_as_configured(
+    compression: str, grpcs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporters, "GrpcSpans", dict)
+    given: Any = exporters.spans(
+        Signal("http://c:4317", "grpc", {"a": "b"}, 2.5, compression, None, None, None)
+    )
+    assert given == {
+        "endpoint": "http://c:4317",
+        "insecure": True,
+        "credentials": None,
+        "headers": (("a", "b"),),
+        "timeout": 2.5,
+        "compression": getattr(grpc.Compression, grpcs),
+    }
+
+
+def test_two_routers_are_told_apart() -> None:
+    name = "service.instance.id"
+    assert otlp_service.resource().attributes[name] != otlp_service.resource().attributes[name]
+
+
+async def test_a_message_holds_so_many_points_that_the_event_loop_waits_little_for_it() -> None:
+    registry = CollectorRegistry()
+    gauge = Gauge("load", "Text.", ["pod"], registry=registry)
+    for number in range(5 * otlp_service.POINTS // 2):
+        gauge.labels(str(number)).set(number)
+    async with serving() as (service, _):
+        otlp = begun(service, "http://127.0.0.1:9", {"OTEL_METRICS_EXPORTER": "none"})
+        messages = otlp._messages(list(registry.collect()), {}, 0)
+        sizes = [_points(message) for message in messages]
+        await otlp.close()
+    assert sizes == [otlp_service.POINTS, otlp_service.POINTS, otlp_service.POINTS // 2]
+
+
+def _points(message: MetricsData) -> int:
+    (of_resource,) = message.resource_metrics
+    (of_scope,) = of_resource.scope_metrics
+    return sum(len(metric.data.data_points) for metric in of_scope.metrics)
+
+
 # -- the queue ----------------------------------------------------------------------------------------------------
 
 
@@ -263,11 +318,13 @@ def test_everything_is_sent_once_in_order_in_batches_that_are_bounded(make: Any)
         batches.append(list(batch))
         return True
 
-    exporter, _, _ = make(export)
+    exporter, _, counts = make(export)
     for number in range(MANY):
         exporter.put(number)
     exporter.close(time.monotonic() + BOUND_S)
     assert [number for batch in batches for number in batch] == list(range(MANY))
+    sent = counts.registry.get_sample_value("exports_total", {"signal": "traces", "result": "ok"})
+    assert sent == len(batches)
     assert max(map(len, batches)) <= 100
 
 
@@ -294,6 +351,23 @@ def test_what_cannot_be_sent_costs_its_batch_and_no_more(make: Any) -> None:
     assert value("dropped_total", {"signal": "traces"}) == 1
     failed = ("otlp_export_failed", {"signal": "traces", "reason": "ValueError('cannot be encoded')"})
     assert log.lines == [failed, ("otlp_export_recovered", {"signal": "traces"})]
+
+
+def test_each_failure_has_its_own_reason_and_no_long_one(make: Any) -> None:
+    said = iter(["x" * 5000, None, "y"])
+
+    def export(batch: Sequence[int]) -> bool:
+        text = next(said)
+        if text is not None:
+            logging.getLogger("opentelemetry.exporter").warning(text)
+        return text is None
+
+    sdk_log.keep()
+    exporter, log, _ = make(export, batch=1)
+    for number in range(3):
+        exporter.put(number)
+    exporter.close(time.monotonic() + BOUND_S)
+    assert [facts.get("reason") for _, facts in log.lines] == ["x" * MAX_REASON, None, "y"]
 
 
 def test_an_export_that_hangs_is_aborted_when_time_is_up(make: Any) -> None:

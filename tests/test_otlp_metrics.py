@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
+from extproc.config import parse_config
 from extproc.otlp import genai
 from extproc.otlp.metrics import Interval, convert, pieces
 from extproc.otlp.service import collect
@@ -226,6 +227,16 @@ def test_what_has_no_conventional_name_is_sent_under_its_own_alone() -> None:
     histogram = Histogram("extproc_queue_wait_seconds", "Text.", ["pool"], registry=None)
     histogram.labels("pool").observe(1)
     assert conventional(histogram) == []
+
+
+def test_a_pool_of_which_no_engine_is_known_has_no_provider() -> None:
+    text = b"pools: [{name: p, endpoints: []}, {name: q, endpoints: [], metrics: {engine: none}}]"
+    assert genai.providers(parse_config(text)) == {"p": "vllm"}
+
+
+def test_seconds_are_told_as_seconds() -> None:
+    units = {unit for name, (_, unit) in genai.METRICS.items() if name.endswith("_seconds")}
+    assert units == {"s"}
 
 
 async def test_the_metrics_that_are_renamed_are_there() -> None:

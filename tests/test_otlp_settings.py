@@ -188,8 +188,26 @@ def test_certificates_are_read_at_once(tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"OTEL_EXPORTER_OTLP_CERTIFICATE: {tmp_path / 'CERTIFICATE'}: ")
 
 
-def test_a_clients_certificate_needs_its_key() -> None:
+@pytest.mark.parametrize("alone", ["OTEL_EXPORTER_OTLP_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"])
+def test_a_clients_certificate_and_its_key_go_together(alone: str) -> None:
     with pytest.raises(OtlpError) as caught:
-        read(URL, OTEL_EXPORTER_OTLP_CLIENT_KEY="key.pem")
+        read(URL, **{alone: "file.pem"})
     names = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY"
     assert str(caught.value) == f"{names} go together"
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_none_and_all_are_ratios_too(ratio: float) -> None:
+    found = read(URL, OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG=str(ratio))
+    assert found.ratio == ratio
+
+
+def test_a_batch_may_take_all_of_the_queue() -> None:
+    found = read(URL, OTEL_BSP_MAX_QUEUE_SIZE="100", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="100")
+    assert (found.queue, found.batch) == (100, 100)
+
+
+def test_an_empty_variable_of_one_signal_is_none() -> None:
+    found = read(URL, OTEL_EXPORTER_OTLP_TRACES_TIMEOUT="", OTEL_EXPORTER_OTLP_TIMEOUT="2.5")
+    assert found.traces is not None
+    assert found.traces.timeout_s == 2.5

@@ -7,12 +7,18 @@ import time
 
 import pytest
 from collector import attributes
-from ext_proc_service import CHAT, A, refused
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from ext_proc_service import CHAT, CONFIG, A, refused
+from opentelemetry.proto.trace.v1.trace_pb2 import (
+    SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK,
+    SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK,
+    Span,
+    Status,
+)
 from otlp_talk import SAMPLED, SPAN_ID, TRACE_ID, UNSAMPLED, answered, ids, named, routed, told, traced
 from queue_talk import config as queueing
 from queue_talk import hold, scrape
 
+from extproc.otlp import genai
 from extproc.protocol.messages import BodyMode
 
 REQUEST, DECIDE, QUEUE = "extproc.request", "extproc.decide", "extproc.queue"
@@ -204,6 +210,30 @@ async def test_a_5xx_of_the_model_server_is_an_error() -> None:
     assert (told(request)["error.type"], told(request)["extproc.outcome"]) == ("503", "upstream_error")
 
 
+async def test_what_envoy_must_not_send_is_an_error() -> None:
+    async with traced(env=ALWAYS) as (_, envoy, collector):
+        stream, _, _ = await routed(envoy)
+        await stream.request_body(b"{}")
+        await stream.failure()
+    found = told(named(collector.spans, REQUEST))
+    assert (found["error.type"], found["extproc.outcome"]) == ("protocol_error", "protocol_error")
+
+
+@pytest.mark.parametrize(
+    ("path", "operation"),
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/chat/completions/", "chat"),
+        ("/v1/chat/completions?x=/v1/embeddings", "chat"),
+        ("/v1/completions", "text_completion"),
+        ("/v1/embeddings", "embeddings"),
+        ("/v1/models", None),
+    ],
+)
+def test_an_operation_is_named_by_the_end_of_the_path(path: str, operation: str | None) -> None:
+    assert genai.operation(path) == operation
+
+
 async def test_what_clients_write_is_bounded() -> None:
     async with traced(env=ALWAYS) as (_, envoy, collector):
         headers = {
@@ -221,6 +251,33 @@ async def test_what_clients_write_is_bounded() -> None:
     assert (len(found["extproc.request_id"]), len(found["url.path"])) == (256, 256)
 
 
+@pytest.mark.parametrize(("members", "told_of"), [(15, 15), (25, 0)])
+async def test_so_is_what_tracers_before_us_wrote(members: int, told_of: int) -> None:
+    state = ",".join(f"k{number:02}={'1' * 200}" for number in range(members))
+    async with traced() as (_, envoy, collector):
+        stream, _, _ = await routed(envoy, {"traceparent": SAMPLED, "tracestate": state})
+        await answered(stream)
+    assert named(collector.spans, REQUEST).trace_state.count("=") == told_of
+
+
+async def test_a_status_that_is_none_is_not_told() -> None:
+    async with traced(env=ALWAYS) as (_, envoy, collector):
+        stream, _, _ = await routed(envoy)
+        await stream.response_headers(200, {":status": "abc"})
+        await stream.reply()
+        await stream.end()
+    assert "http.response.status_code" not in told(named(collector.spans, REQUEST))
+
+
+async def test_the_address_of_an_ipv6_server_has_no_brackets() -> None:
+    config = CONFIG.replace(A, "[::1]:8001")
+    async with traced(config, env=ALWAYS) as (_, envoy, collector):
+        stream, _, _ = await routed(envoy)
+        await answered(stream)
+    found = told(named(collector.spans, REQUEST))
+    assert (found["server.address"], found["server.port"]) == ("::1", 8001)
+
+
 async def test_an_observed_request_ends_when_it_was_answered() -> None:
     """Envoy closes its stream some seconds late, and does nothing that we tell it."""
     async with traced(env=ALWAYS) as (_, envoy, collector):
@@ -236,7 +293,20 @@ async def test_an_observed_request_ends_when_it_was_answered() -> None:
     assert ids(request)[1] == ""
 
 
+async def test_an_observed_request_of_which_no_body_comes_has_the_model_of_its_headers() -> None:
+    trusting = CONFIG + "trusted_headers: [x-gateway-model-name]\n"
+    async with traced(trusting, env=ALWAYS) as (_, envoy, collector):
+        stream = envoy.observed()
+        await stream.request_headers({**CHAT, "x-gateway-model-name": "qwq"})
+        await stream.response_headers(200)
+        await stream.end()
+    assert told(named(collector.spans, REQUEST))["gen_ai.request.model"] == "qwq"
+
+
 # -- whose trace it is --------------------------------------------------------------------------------------------
+
+
+PARENT_IS_REMOTE = SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK | SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
 
 async def test_the_clients_context_is_the_parent_and_goes_on_as_it_came() -> None:
@@ -244,6 +314,7 @@ async def test_the_clients_context_is_the_parent_and_goes_on_as_it_came() -> Non
         stream, headers, removed = await routed(envoy, {"traceparent": SAMPLED, "tracestate": "a=1"})
         await answered(stream)
     assert ids(named(collector.spans, REQUEST)) == (TRACE_ID, SPAN_ID)
+    assert named(collector.spans, REQUEST).flags & PARENT_IS_REMOTE == PARENT_IS_REMOTE
     assert ids(named(collector.spans, DECIDE)) == (TRACE_ID, named(collector.spans, REQUEST).span_id.hex())
     assert ("traceparent" in headers, removed) == (False, [])
 
@@ -272,6 +343,28 @@ async def test_what_envoy_says_of_its_own_span_comes_before_what_the_client_says
         await answered(stream)
     assert ids(named(collector.spans, REQUEST)) == (TRACE_ID, "00000000000000aa")
     assert "traceparent" not in {option.header.key for option in mutation.set_headers}
+
+
+async def test_below_envoys_span_a_model_server_whose_client_traces_nothing_gets_ours() -> None:
+    async with traced() as (_, envoy, collector):
+        stream = envoy.stream(metadata={"traceparent": SAMPLED})
+        await stream.request_headers(CHAT)
+        await stream.reply()
+        await stream.request_body(b'{"model":"qwq"}')
+        mutation = (await stream.reply()).request_body.response.header_mutation
+        await answered(stream)
+    request = named(collector.spans, REQUEST)
+    told_on = {option.header.key: option.header.raw_value.decode() for option in mutation.set_headers}
+    assert told_on["traceparent"] == f"00-{TRACE_ID}-{request.span_id.hex()}-01"
+
+
+async def test_ids_are_drawn_of_128_and_64_bits() -> None:
+    async with traced() as (_, envoy, collector):
+        stream, _, _ = await routed(envoy)
+        await answered(stream)
+    request = named(collector.spans, REQUEST)
+    assert (len(request.trace_id), len(request.span_id)) == (16, 8)
+    assert request.trace_id[:8] != bytes(8)
 
 
 @pytest.mark.parametrize(

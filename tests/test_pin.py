@@ -134,6 +134,18 @@ def test_a_sticky_key_stays_even_under_a_control_name() -> None:
     assert mutation.remove_headers == ("x-llm-d-other",)
 
 
+def test_what_only_we_or_a_model_server_for_us_may_say_is_taken_from_answers() -> None:
+    headers = [
+        "content-type",
+        "x-extproc-reason",
+        "x-extproc-any",
+        "endpoint-load-metrics",
+        "x-extproc",
+        "x-own",
+    ]
+    assert pin.not_theirs(headers) == ("x-extproc-reason", "x-extproc-any", "endpoint-load-metrics")
+
+
 @pytest.mark.parametrize(
     ("headers", "plain_answer", "removed"),
     [

@@ -117,6 +117,22 @@ def test_when_all_endpoints_are_dead_none_is_available_though_one_gets_requests(
     assert shown_of(made, "endpoint_ready") == [0, 0]
 
 
+def test_what_was_scraped_is_shown_of_who_was_scraped() -> None:
+    made = fleet(CONFIG)
+    made.scraped("10.0.0.2:8000", metrics(running=3, waiting=2, kv=0.5), NOW)
+    figures = ("running_requests", "waiting_requests", "kv_cache_usage_ratio")
+    assert [shown_of(made, f"endpoint_{name}") for name in figures] == [[None, 3], [None, 2], [None, 0.5]]
+
+
+def test_an_endpoint_is_shown_as_cordoned_while_it_is() -> None:
+    made = fleet(CONFIG)
+    ((_, endpoint),) = made.at("10.0.0.2:8000")
+    endpoint.cordoned = "command"
+    assert shown_of(made, "endpoint_cordoned") == [0, 1]
+    endpoint.cordoned = None
+    assert shown_of(made, "endpoint_cordoned") == [0, 0]
+
+
 def test_figures_that_were_never_read_are_as_old_as_the_first_try() -> None:
     made = fleet(CONFIG)
     assert shown_of(made, "endpoint_metrics_age_seconds") == [None, None]

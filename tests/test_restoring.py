@@ -26,7 +26,7 @@ from extproc.request import Prompt
 from extproc.restoring import StateError, parse, restore
 from extproc.router import Decision, Router
 from extproc.scheduling.plugin import Plugin
-from extproc.state import FORMAT, describe
+from extproc.state import FORMAT, SpeedState, describe
 from extproc.work import Work
 
 ADDRESSES = ("10.0.0.1:80", "10.0.0.2:80", "10.1.0.1:80", "10.1.0.2:80")
@@ -258,9 +258,29 @@ def test_another_config_decides_over_the_endpoints_as_they_are() -> None:
     assert at(router, "10.0.0.9:80").metrics is None
 
 
+def test_another_config_says_itself_who_is_cordoned_and_a_command_holds_on() -> None:
+    three = ", ".join(f"'10.0.0.{n}:80'" for n in (1, 2, 3))
+    of = fleet(f"pools: [{{name: p, endpoints: [{three}]}}]")
+    for (_, endpoint), by in zip(of.endpoints(), ("config", "command", None), strict=True):
+        endpoint.cordoned = by  # type: ignore[assignment]
+    assert of.router is not None
+    other = three.replace("'10.0.0.3:80'", "{address: '10.0.0.3:80', cordoned: true, max_in_flight: 7}")
+    text = f"pools: [{{name: p, max_in_flight: 9, endpoints: [{other}]}}]"
+    router = restore(parse(told_by(of.router, NOW)), parse_config(text.encode()))
+    found = [(e.cordoned, e.max_in_flight) for e in router.pools["p"].endpoints]
+    assert found == [(None, 9), ("command", 9), ("config", 7)]
+
+
 def test_a_state_holds_no_token_and_no_path_of_one() -> None:
     text = "pools: [{name: p, endpoints: ['10.0.0.1:80'], metrics: {bearer_token_file: /run/secret/token}}]"
     assert b"secret" not in state_of(text)
+
+
+def test_the_pool_of_a_cluster_is_restored_with_the_endpoints_that_it_had() -> None:
+    text = "pools: [{name: p, kubernetes: {service: s, namespace: n, port: 80}}]"
+    endpoints = json.loads(state_of())["pools"]
+    router = restore(parse(msgspec.json.encode({**json.loads(state_of(text)), "pools": endpoints})))
+    assert list(router.pools["p"].by_address) == ["10.0.0.1:80"]
 
 
 def changed(**values: object) -> bytes:
@@ -275,6 +295,7 @@ BAD_STATES = {
     "it is no state as /debug/state tells it: Expected `object`, got `array`": b"[]",
     "it is no state as /debug/state tells it: Object missing required field `format`": b"{}",
     "it is from a version of extproc before `explain`, and tells too little": b'{"config": {}, "pools": []}',
+    f"its format is 0, and this version of extproc reads {FORMAT}": changed(format=0),
     f"its format is 99, and this version of extproc reads {FORMAT}": changed(format=99),
     "it is no state as /debug/state tells it: Expected `str`, got `int` - at `$.pools[0].name`": changed(
         pools=[{"name": 1}]
@@ -290,6 +311,36 @@ def test_what_is_no_state_is_refused_with_a_reason(message: str, text: bytes) ->
     with pytest.raises(StateError) as error:
         parse(text)
     assert str(error.value) == message
+
+
+def test_speeds_work_of_others_and_models_are_as_they_were() -> None:
+    of = fleet(ONE)
+    assert of.router is not None
+    first = at(of.router, "10.0.0.1:80")
+    step_time = first.step_time
+    step_time.step_s, step_time.token_s, step_time.iteration_s = 0.03, 1e-4, 0.04
+    step_time.prefill_rate, step_time.mean_output = 5000.0, 321.0
+    first.token_s, first.slowness = 2e-4, 1.5
+    first.backlog.others, first.models = 1000.0, ("m",)
+    others = of.router.pools["p"].others
+    others.share, others.found = 0.25, 0.5
+    router = restore(parse(told_by(of.router, NOW)))
+    restored, others = at(router, "10.0.0.1:80"), router.pools["p"].others
+    assert speeds(restored) == speeds(first)
+    assert (restored.backlog.others, restored.models) == (1000.0, ("m",))
+    assert (others.share, others.found) == (0.25, 0.5)
+
+
+def speeds(endpoint: Endpoint) -> tuple[float, ...]:
+    measured = (getattr(endpoint.step_time, name) for name in SpeedState.__struct_fields__[:5])
+    return (*measured, endpoint.token_s, endpoint.slowness)
+
+
+def test_a_speed_that_makes_no_sense_is_refused() -> None:
+    endless = {"address": "10.0.0.1:80", "speed": {"prefill_rate": 1.0}}  # and no time for an iteration
+    state = parse(changed(pools=[{"name": "p", "endpoints": [endless]}]))
+    with pytest.raises(StateError, match="division by zero"):
+        restore(state)
 
 
 def test_an_address_that_is_none_is_refused() -> None:

@@ -93,6 +93,16 @@ async def test_another_authority_or_another_name_is_a_failure(
     assert server.paths == heard.read == heard.faults == []
 
 
+async def test_any_certificate_is_taken_where_none_is_to_be_looked_at(
+    scraper: Scraper, heard: Heard, authority: Authority, tmp_path: Path
+) -> None:
+    async with serving(always(http()), tls=showing(authority, tmp_path)) as server:
+        target = server.target(scheme="https", insecure_skip_verify=True, timeout_s=TIMEOUT_S)
+        await scraper.update([target])
+        await until(lambda: heard.read or heard.failed)
+    assert heard.failed == []
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
 async def test_a_file_without_a_certificate_is_a_failure_until_it_has_one(
     scraper: Scraper, heard: Heard, authority: Authority, tmp_path: Path, content: bytes | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,6 +201,36 @@ async def test_a_fault_of_the_listener_is_reported_once_and_scraping_goes_on(hea
     assert heard.faults[1][2] >= 3
 
 
+async def test_of_faults_those_since_the_last_report_are_counted(heard: Heard) -> None:
+    times = (0.0, 1.0, 2.0, 60.0, 120.0)
+    scraper = Scraper(heard, heard.report_fault, clock=iter(times).__next__)
+    target, error = ScrapeTarget(address="127.0.0.1:1", host="127.0.0.1", port=1), ZeroDivisionError("a bug")
+    for _ in times:
+        scraper._fault(target, error)
+    assert [unreported for _, _, unreported in heard.faults] == [0, 2, 0]
+
+
+async def test_a_failing_endpoint_is_not_tried_more_often_than_a_good_one(
+    scraper: Scraper, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(delay_s: float) -> None:
+        task = asyncio.current_task()
+        assert task
+        if task.get_name().startswith("scrape "):
+            pauses.append(delay_s)
+        await sleep(0)
+
+    async with serving(always(http(b"", "503 Unavailable"))) as server:
+        monkeypatch.setattr("extproc.scraper.asyncio.sleep", note)
+        await scraper.update([server.target(interval_s=60.0)])
+        await until(lambda: len(heard.failed) >= 20)
+        await scraper.close()
+    assert all(45.0 <= pause <= 60.0 for pause in pauses[1:])
+
+
 async def test_a_report_that_fails_does_not_end_the_scraping(heard: Heard) -> None:
     def report(_target: ScrapeTarget, error: Exception, _unreported: int) -> None:
         raise error
@@ -268,6 +299,33 @@ async def test_selection_is_not_given_up_for_a_server_that_has_no_page_at_all_ye
         await scraper.close()
     assert server.paths[:2] == [SELECT_PATH, "/metrics"]
     assert server.paths[-1] == SELECT_PATH
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+async def test_a_token_that_was_refused_is_read_again(
+    scraper: Scraper, heard: Heard, tmp_path: Path, status: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("old")
+
+    async def respond(server: ModelServer, _path: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(http() if "bearer new" in server.heads[-1].lower() else http(b"", status))
+
+    async with serving(respond) as server:
+        await scraper.update([server.target(bearer_token_file=str(token))])
+        await until(lambda: heard.failed)
+        token.write_text("new")
+        await until(lambda: heard.read)
+
+
+async def test_a_server_that_fails_at_the_moment_is_not_asked_for_its_whole_page(
+    scraper: Scraper, heard: Heard
+) -> None:
+    async with serving(always(http(b"", "503 Service Unavailable"))) as server:
+        await scraper.update([server.target(select=True)])
+        await until(lambda: len(heard.failed) >= 2)
+        await scraper.close()
+    assert set(server.paths) == {SELECT_PATH}
 
 
 @pytest.mark.parametrize(

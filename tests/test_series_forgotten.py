@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from answer_talk import ONE, READS, SERVED, TWO, USAGE, begun
 from envoy_peer import EnvoyPeer
 from ext_proc_service import CHAT, REQUEST_HEADERS_GO, RESPONSE_HEADERS_GO, Service, serving
 
@@ -162,6 +163,35 @@ async def test_so_are_its_mirrored_requests_and_those_that_another_target_got() 
         forget(service, 1000.0)
         forget(service, 1000.0 + LONG)
         assert also(service) == {}
+
+
+async def test_so_is_what_its_answers_told() -> None:
+    async with serving(READS) as (service, envoy):
+        stream = await begun(envoy)
+        for chunk in (ONE, TWO, USAGE):
+            await stream.response_body(chunk)
+            await stream.reply()
+        await stream.end()
+        await service.idle()
+        assert service.sample("extproc_time_to_first_token_seconds_count", **SERVED) == 1
+        reload(service, WITHOUT)
+        forget(service, 1000.0)
+        forget(service, 1000.0 + LONG)
+        assert served(service) == set()
+
+
+async def test_refusals_of_a_model_that_is_still_there_stay() -> None:
+    nobody = "pools: [{name: pool, endpoints: []}]\nmodels: [{name: rolled, pool: pool}]"
+    async with serving(nobody) as (service, envoy):
+        stream = envoy.stream()
+        await stream.request_headers(CHAT)
+        await stream.reply()
+        await stream.request_body(b'{"model":"rolled"}')
+        await stream.reply()
+        await service.idle()
+        forget(service, 1000.0)
+        forget(service, 1000.0 + LONG)
+        assert served(service) == {REFUSED}
 
 
 async def test_what_two_targets_count_together_is_removed_once() -> None:

@@ -8,9 +8,13 @@ import pytest
 from envoy_peer import EnvoyPeer, EnvoyStream
 from ext_proc_service import CHAT, CONFIG, A, B, Service, serving
 
+from extproc.pool import Pool
+
 BODY = b'{"model":"qwq","messages":[{"role":"user","content":"Hi"}]}'
 TRUSTING = CONFIG + "trusted_headers: [x-gateway-model-name]\n"
 LISTED_ONLY = CONFIG.replace("default_pool: pool", "default_pool: null")
+
+TWO = CONFIG.replace("labels: {version: v1}}]", 'labels: {version: v1}}, "127.0.0.1:8002"]')
 
 
 async def tell(envoy: EnvoyPeer, *pieces: bytes, headers: dict[str, str] | None = None) -> EnvoyStream:
@@ -59,6 +63,18 @@ async def test_a_streamed_body_is_read_and_what_we_would_have_done_is_logged(pie
         assert await the_line(service) == {**DECIDED, "status": 200, "served": B}
 
 
+async def test_a_body_that_comes_in_one_message_is_decided_once_by_what_it_says() -> None:
+    async with serving(TRUSTING) as (service, envoy):
+        stream = envoy.observed()
+        await stream.request_headers({**CHAT, "x-gateway-model-name": "same"})
+        await stream.request_body(BODY, end=True)
+        await stream.end()
+        await service.idle()
+        assert service.requests == {"qwq qwq-32b pool observed": 1}
+        (told,) = service.processor.recent.describe(0.0)
+        assert (told["model"], told["target_model"]) == ("qwq", "qwq-32b")
+
+
 async def test_what_others_do_says_nothing_of_our_endpoints() -> None:
     async with serving() as (service, envoy):
         stream = await tell(envoy, BODY)
@@ -71,6 +87,50 @@ async def test_what_others_do_says_nothing_of_our_endpoints() -> None:
         labels = {"model": "qwq", "target_model": "qwq-32b", "pool": "pool"}
         for name in ("request_duration_seconds", "time_to_response_headers_seconds"):
             assert not service.sample(f"extproc_{name}_count", **labels)
+
+
+async def observe(service: Service, envoy: EnvoyPeer, status: int, served: str | None) -> dict[str, Any]:
+    """What was decided on a long prompt, and how many of its tokens each endpoint had then."""
+    content = " ".join(map(str, range(500)))
+    stream = await tell(
+        envoy, b'{"model":"qwq","messages":[{"role":"user","content":"%b"}]}' % content.encode()
+    )
+    await stream.response_headers(status, attributes={"upstream.address": served} if served else None)
+    await stream.end()
+    await service.idle()
+    told = service.processor.recent.describe(0.0)[0]
+    return told | {"cached": {each["address"]: each["cached_tokens"] for each in told["endpoints"]}}
+
+
+async def test_who_answered_has_the_prompt_in_its_cache_whoever_was_chosen() -> None:
+    async with serving(TWO) as (service, envoy):
+        assert (await observe(service, envoy, 200, B))["cached"] == {A: 0, B: 0}
+        then = await observe(service, envoy, 200, A)
+        assert then["cached"][B] > then["cached"][A] == 0
+        assert (then["endpoint"], then["new_tokens"]) == (B, then["prompt_tokens"])
+        assert min((await observe(service, envoy, 200, None))["cached"].values()) > 0
+
+
+async def test_who_answered_what_no_body_was_seen_of_computed_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[str] = []
+    monkeypatch.setattr(Pool, "computes", lambda _, work, endpoint, now: computed.append(endpoint.address))
+    async with serving() as (service, envoy):
+        stream = await tell(envoy)
+        await stream.response_headers(200, attributes={"upstream.address": A})
+        await stream.end()
+        await service.idle()
+    assert computed == [A]
+
+
+@pytest.mark.parametrize(
+    ("status", "served"), [(400, B), (503, B), (200, "10.0.0.9:1"), (200, None)], ids=str
+)
+async def test_who_computed_nothing_or_is_not_ours_has_nothing_in_its_cache(
+    status: int, served: str | None
+) -> None:
+    async with serving(TWO) as (service, envoy):
+        await observe(service, envoy, status, served)
+        assert (await observe(service, envoy, 200, None))["cached"] == {A: 0, B: 0}
 
 
 async def test_nothing_is_in_flight_while_an_observed_request_is() -> None:
@@ -90,7 +150,39 @@ async def test_where_no_body_comes_the_headers_decide() -> None:
         await stream.end()
         await service.idle()
         assert service.requests == {"qwq qwq-32b pool observed": 1}
+        assert (service.sample("extproc_decision_duration_seconds_sum") or 0) > 0
         assert await the_line(service) == {**DECIDED, "status": 200}
+
+
+@pytest.mark.parametrize("pieces", [[], [BODY]], ids=["by its headers", "by its body"])
+async def test_a_subset_hint_leaves_an_observed_request_nobody_either(pieces: list[bytes]) -> None:
+    hint = {"envoy.lb.subset_hint": {"x-gateway-destination-endpoint-subset": "127.0.0.1:9001"}}
+    async with serving() as (service, envoy):
+        stream = envoy.observed()
+        await stream.request_headers(CHAT, metadata=hint)
+        for piece in pieces:
+            await stream.request_body(piece, end=True)
+        await stream.end()
+        line = await the_line(service)
+        assert (line["outcome"], line["refusal"]) == ("observed", "no_endpoints")
+
+
+async def test_what_we_would_have_refused_by_the_headers_is_told_where_no_body_comes() -> None:
+    async with serving(LISTED_ONLY) as (service, envoy):
+        stream = await tell(envoy)
+        await stream.response_headers(200)
+        await stream.end()
+        line = await the_line(service)
+        assert (line["outcome"], line["refusal"], line["status"]) == ("observed", "model_not_found", 200)
+
+
+async def test_an_observed_stream_that_breaks_the_protocol_is_counted_as_that() -> None:
+    async with serving() as (service, envoy):
+        stream = await tell(envoy, BODY)
+        await stream.request_headers(CHAT)
+        assert (await stream.failure())[1] == "RequestHeaders while DONE"
+        await service.idle()
+        assert service.requests == {"qwq qwq-32b pool protocol_error": 1}
 
 
 async def test_a_request_without_a_body_is_observed_too() -> None:
@@ -173,7 +265,8 @@ async def test_a_client_that_leaves_leaves_nothing_behind(pieces: list[bytes]) -
         await service.until(lambda: service.held_bytes == sum(map(len, pieces)))
         stream.cancel()
         await service.idle()
-        assert set(service.requests) <= {"none none pool observed", "none none none observed"}
+        decided = "none" if pieces else "pool"
+        assert set(service.requests) <= {f"none none {decided} observed"}
 
 
 async def test_a_drain_that_ends_lets_observed_requests_go() -> None:
@@ -181,7 +274,7 @@ async def test_a_drain_that_ends_lets_observed_requests_go() -> None:
         stream = envoy.observed()
         await stream.request_headers(CHAT)
         await service.until(lambda: service.begun == 1)
-        service.processor.refuse_undecided()
+        service.processor.end_drain()
         await stream.closed()
         await service.idle()
         assert service.requests == {"none none pool observed": 1}

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from soak.reading import Reading, Sample, lowest
-from soak.verdict import FIGURES, compare, slope
+from soak.verdict import FIGURES, Row, compare, slope
 
 MB = 1e6
 BEFORE = Reading(
@@ -113,13 +113,33 @@ def test_small_objects_that_grow_more_are_seen_as_well() -> None:
 
 
 def test_a_short_course_says_nothing_of_growth() -> None:
-    assert bad(AFTER, course(heap=40.0)[:12]) == set()
+    assert bad(AFTER, course(blocks=0.2)[:12]) == set()
+
+
+@pytest.mark.parametrize(("error", "steady"), [(1.0, False), (5.0, True)])
+def test_growth_that_may_be_chance_is_no_leak(error: float, steady: bool) -> None:
+    heap = next(figure for figure in FIGURES if figure.name == "heap")
+    assert heap.trend == 20.0
+    row = Row(figure=heap, before=0.0, after=0.0, allowed=0.0, growth=25.0, error=error)
+    assert row.good is steady
 
 
 def test_the_slope_of_a_line_is_exact() -> None:
     x = [float(each) for each in range(30)]
     found, error = slope(x, [3 * each + 5 for each in x])
     assert (found, round(error, 9)) == (pytest.approx(3.0), 0.0)
+
+
+def test_who_is_served_at_the_moment_is_no_part_of_the_slope() -> None:
+    x = [float(each) for each in range(30)]
+    y = [3 * each + 5 + (0 if index % 3 == 0 else 1000 * index) for index, each in enumerate(x)]
+    found, error = slope(x, y)
+    assert (found, round(error, 9)) == (pytest.approx(3.0), 0.0)
+
+
+def test_what_each_request_may_lose_is_not_taken_more_than_once() -> None:
+    after = replace(AFTER, blocks=BEFORE.blocks + 9000)
+    assert {row.figure.name for row in compare(BEFORE, after, [], slack=2.0) if not row.good} == {"blocks"}
 
 
 def test_of_several_readings_the_lowest_of_each_figure_counts() -> None:

@@ -178,6 +178,17 @@ def test_the_state_tells_pools_endpoints_models_and_the_config() -> None:
     }
 
 
+def test_the_state_tells_how_many_streams_are_thought_to_go_on_unseen() -> None:
+    of = fleet(TEXT)
+    (_, endpoint) = next(iter(of.endpoints()))
+    for _ in range(3):
+        endpoint.acquire()
+    endpoint.linger(NOW + 5)
+    assert of.router is not None
+    first, _ = told(of.router, NOW)["pools"][0]["endpoints"]
+    assert (first["in_flight"], first["lingering"]) == (3, 1)
+
+
 def test_a_state_without_default_pool_or_models() -> None:
     of = fleet("pools: [{name: p, endpoints: []}]\ndefault_pool: null")
     assert of.router is not None

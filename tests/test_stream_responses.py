@@ -28,6 +28,7 @@ from extproc.protocol.messages import (
     ProtocolError,
     RequestBody,
     RequestHeaders,
+    RequestReady,
     RequestTrailers,
     ResponseBody,
     ResponseEnded,
@@ -131,14 +132,21 @@ def test_a_refusal_is_the_only_reply_and_nothing_may_follow(mode: BodyMode, mess
     refusal = ImmediateReply(400, (("content-type", "application/json"),), b"{}", "extproc_invalid_json")
     assert list(stream.replies()) == [refusal]
     assert (stream.closed, stream.finished) == (True, True)
-    with pytest.raises(ProtocolError, match=r"^ResponseHeaders while CLOSED$"):
-        stream.receive(ResponseHeaders(OK))
+    for message in (ResponseHeaders(OK), RequestBody(b"", True)):
+        with pytest.raises(ProtocolError, match=f"^{type(message).__name__} while CLOSED$"):
+            stream.receive(message)
 
 
-def test_a_refusal_after_a_decision_takes_the_decision_back() -> None:
+@pytest.mark.parametrize(
+    "messages",
+    [[RequestHeaders(H, True)], [RequestHeaders(H), RequestBody(b"{}", True)]],
+    ids=["bodiless", "body"],
+)
+def test_a_refusal_after_a_decision_takes_the_decision_back(messages: list[Message]) -> None:
     """A bug of ours between deciding and sending."""
     stream = ExtProcStream(DUPLEX, NONE)
-    stream.receive(RequestHeaders(H, True))
+    for message in messages:
+        stream.receive(message)
     stream.route(PIN)
     stream.respond(500)
     assert list(stream.replies()) == [ImmediateReply(500)]
@@ -175,3 +183,30 @@ def test_an_impossible_order_is_a_protocol_error(mode: BodyMode, messages: list[
     with pytest.raises(ProtocolError, match=f"^{says}$"):
         stream.receive(messages[-1])
     assert stream.closed
+
+
+def test_trailers_may_follow_a_body_that_said_it_was_the_end() -> None:
+    stream = ExtProcStream(BUFFERED, BUFFERED)
+    stream.receive(ResponseHeaders(OK))
+    assert stream.receive(ResponseBody(b"x", True)) == ResponseEnded()
+    list(stream.replies())
+    stream.receive(ResponseTrailers())
+    assert list(stream.replies()) == [TrailersReply(RESPONSE)]
+
+
+def test_only_the_end_of_an_answer_may_be_repeated() -> None:
+    stream = ExtProcStream(BUFFERED, DUPLEX)
+    stream.receive(ResponseHeaders(OK))
+    stream.receive(ResponseBody(b"x", True))
+    assert stream.receive(ResponseBody(b"", True)) is None
+    with pytest.raises(ProtocolError, match=r"^ResponseBody while DONE$"):
+        stream.receive(ResponseBody(b"y"))
+
+
+@pytest.mark.parametrize("mode", [BUFFERED, PARTIAL, DUPLEX])
+def test_a_whole_request_that_is_not_decided_yet_has_nothing_to_add(mode: BodyMode) -> None:
+    stream = ExtProcStream(mode, NONE)
+    stream.receive(RequestHeaders(H))
+    assert isinstance(stream.receive(RequestBody(b"x", True)), RequestReady)
+    with pytest.raises(ProtocolError, match=r"^RequestBody while WHOLE$"):
+        stream.receive(RequestBody(b"", True))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificate_files import Renewal, certificate_of, serving, shown
+from certificate_files import Renewal, certificate_of, certified, serving, shown
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
@@ -45,12 +45,25 @@ RECORDED = {
 }
 GOOD_CHAIN, GOOD_KEY = make_certificate(["localhost"])
 DER = x509.load_pem_x509_certificate(GOOD_CHAIN).public_bytes(serialization.Encoding.DER)
+_POINT = (serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+POINT = serialization.load_pem_private_key(GOOD_KEY, None).public_key().public_bytes(*_POINT)
 DAMAGED = {
     "a version that there is not": (
         DER.replace(b"\xa0\x03\2\1\2", b"\xa0\x03\2\1\1"),
-        "1 is not a valid X509",
+        "no certificate in PEM: 1 is not a valid X509",
     ),
-    "a name that is not UTF-8": (DER.replace(b"\x0c\x07extproc", b"\x0c\x07\xffxtproc"), ""),
+    "an issuer that is not UTF-8": (
+        DER.replace(b"\x0c\x07extproc", b"\x0c\x07\xffxtproc", 1),
+        "no certificate in PEM: ",
+    ),
+    "a name that is not UTF-8": (
+        b"\x0c\x07\xffxtproc".join(DER.rsplit(b"\x0c\x07extproc", 1)),
+        "no certificate in PEM: ",
+    ),
+    "a point that is not on the curve": (
+        DER.replace(POINT, b"\4" + bytes(64)),
+        "gRPC cannot show this kind of key: ",
+    ),
 }
 
 
@@ -59,7 +72,7 @@ def refused(what: str) -> tuple[bytes, bytes, str]:
     if what in DAMAGED:
         der, fault = DAMAGED[what]
         text = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
-        return text, GOOD_KEY, f"no certificate in PEM: {fault}"
+        return text, GOOD_KEY, fault
     said = f"gRPC cannot show this kind of key: {RECORDED.get(what, what)}; allowed: {KEYS}"
     if what in RECORDED:
         return (DATA / f"{what}.crt").read_bytes(), GOOD_KEY, said
@@ -100,6 +113,34 @@ async def test_what_grpc_cannot_show_is_told_at_start_and_never_takes_the_place_
             begin(files.chain, files.key)
         (line,) = files.close()
     assert line["fault"].startswith(f"{files.chain}: {fault}")
+
+
+def test_only_the_key_of_the_first_certificate_has_to_be_one_that_grpc_shows(tmp_path: Path) -> None:
+    unfit, _ = certificate_of(UNFIT["EC secp224r1"]())
+    files = CertificateFiles(tmp_path / "c", tmp_path / "k")
+    files.key.write_bytes(GOOD_KEY)
+    files.chain.write_bytes(GOOD_CHAIN + unfit)
+    files.check(files.read())
+    files.chain.write_bytes(unfit + GOOD_CHAIN)
+    with pytest.raises(CertificateFault, match="cannot show this kind of key: EC secp224r1"):
+        files.check(files.read())
+
+
+@pytest.mark.parametrize(
+    ("bits", "exponent", "fault"),
+    [
+        (1024, 2**33 - 1, "not the key of"),
+        (1024, 2**33 + 1, "RSA with an exponent of more than 33 bits"),
+        (1023, 65537, "RSA of 1023 bits"),
+    ],
+)
+def test_rsa_ends_where_boringssl_ends(tmp_path: Path, bits: int, exponent: int, fault: str) -> None:
+    public = rsa.RSAPublicNumbers(exponent, 2 ** (bits - 1) + 1).public_key()
+    files = CertificateFiles(tmp_path / "c", tmp_path / "k")
+    files.chain.write_bytes(certified(public, ec.generate_private_key(ec.SECP256R1())))
+    files.key.write_bytes(GOOD_KEY)
+    with pytest.raises(CertificateFault, match=fault):
+        files.check(files.read())
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,18 @@ def test_cache_usage_is_a_ratio_under_its_new_or_its_old_name(lines: bytes, expe
     assert parse(MINIMAL + lines) == minimal(kv_cache_usage=expected)
 
 
+@pytest.mark.parametrize(("blocks", "expected"), [(b"999999999999", 999999999999), (b"1000000000000", 0)])
+def test_no_cache_has_a_trillion_blocks(blocks: bytes, expected: int) -> None:
+    page = MINIMAL + b'vllm:cache_config_info{block_size="16",num_gpu_blocks="%s"} 1.0\n' % blocks
+    assert parse(page) == minimal(block_size=16, num_gpu_blocks=expected)
+
+
+def test_of_several_lora_series_of_one_time_the_first_counts() -> None:
+    assert parse(MINIMAL + lora_line(b"a") + lora_line(b"b")) == minimal(
+        running_loras=frozenset({"a"}), max_loras=2
+    )
+
+
 @pytest.mark.parametrize("newest_first", [True, False])
 def test_of_several_lora_series_the_newest_by_value_counts(newest_first: bool) -> None:
     new, old = lora_line(b"new", b"next", b"1.7953008284533436e+09"), lora_line(b"old", at=b"1.795300827e+09")

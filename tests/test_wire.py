@@ -69,11 +69,36 @@ def test_the_codec_decodes_large_and_small_bodies_alike(field: str, kind: Any, s
         b"\x23",  # a group, which proto3 does not have
         b"\x22\x02\x0a\x05",  # inside the body: bytes beyond its end
         b"\x22\x80",  # a length that is cut off
+        b"\xa2" + b"\x80" * 9 + b"\x00" + b"\x00",  # the number of a body, in a byte too many
     ],
 )
 def test_what_is_no_message_is_a_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a ProcessingRequest"):
         wire.take_body(data)
+
+
+HTTP_BODY = b"\x0a\x03abc\x10\x01"
+
+
+@pytest.mark.parametrize(
+    ("data", "body", "end"),
+    [
+        (b"\x20\x05", None, False),  # a number under a body's field number
+        (b"\x22\x09\x08\x05" + HTTP_BODY, b"abc", True),  # a number under that of its bytes, before them
+        (b"\x22\x09" + HTTP_BODY + b"\x08\x05", b"abc", True),
+        (b"\x22\x08\x0a\x03abc\x12\x01\x01", b"abc", False),  # bytes under the number of its end
+        (b"\x22\x07\x0a\x03abc\x10\x00", b"abc", False),
+        (b"\x78" + b"\xff" * 9 + b"\x01" + b"\x22\x07" + HTTP_BODY, b"abc", True),  # -1, the longest number
+        (b"\x79" + b"\x22" * 8 + b"\x7d" + b"\x22" * 4 + b"\x22\x07" + HTTP_BODY, b"abc", True),
+    ],
+)
+def test_fields_of_other_types_are_passed_over_as_protobuf_does(
+    data: bytes, body: bytes | None, end: bool
+) -> None:
+    read = pb.ProcessingRequest.FromString(data)
+    assert (read.request_body.body, read.request_body.end_of_stream) == (body or b"", end)
+    large = wire.take_body(data)
+    assert (large and (bytes(large.data), large.end_of_stream)) == (None if body is None else (body, end))
 
 
 @given(st.binary(max_size=300))
@@ -99,7 +124,10 @@ def test_a_cut_message_is_a_protocol_error_or_has_less(
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-@pytest.mark.parametrize("pieces", [(), (b"",), (b"ab", b"c" * 300), (memoryview(b"abc")[1:], b"x" * 70_000)])
+@pytest.mark.parametrize(
+    "pieces",
+    [(), (b"",), (b"c" * 127,), (b"c" * 128,), (b"ab", b"c" * 300), (memoryview(b"abc")[1:], b"x" * 70_000)],
+)
 def test_pieces_become_the_body_of_a_response_that_keeps_its_mutation(phase: Phase, pieces: Any) -> None:
     expected = pb.ProcessingResponse()
     part = expected.request_body if phase is Phase.REQUEST else expected.response_body

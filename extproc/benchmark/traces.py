@@ -13,9 +13,6 @@ from extproc.benchmark.trace_file import TraceError, read_trace
 from extproc.benchmark.workload import Call, Replica
 from extproc.benchmark.workloads.spec import WorkloadSpec
 
-MOONCAKE_STEP_S = 3.0
-"""Mooncake's times are in steps of so much: a good `jitter_s` for them."""
-
 
 def trace_workload(path: Path, replicas: tuple[Replica, ...], *, jitter_s: float = 0.0) -> WorkloadSpec:
     """The trace as a workload for *replicas*; by default at its own rate, once from its start to its end.

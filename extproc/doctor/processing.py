@@ -11,8 +11,6 @@ from .fields import Json, each_typed, flag, get, record, records, seconds, strin
 MESSAGE_TIMEOUT_S = 0.2
 """Envoy's default."""
 
-LISTS = ("forwarding_namespaces", "receiving_namespaces")
-
 
 class ExtProcFilter(Struct, frozen=True):
     """In a connection manager's chain."""

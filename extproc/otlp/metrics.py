@@ -94,7 +94,6 @@ def histogram_points(
     for key, at_most in buckets.items():
         if attributes is not None and key not in attributes:
             continue
-        at_most.sort()
         counts = [n - before for (_, n), (_, before) in zip(at_most, [(0.0, 0), *at_most], strict=False)]
         yield HistogramDataPoint(
             attributes=dict(key) if attributes is None else attributes[key],

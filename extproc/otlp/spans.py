@@ -100,7 +100,7 @@ class RequestSpans:
 
     def ended(self, exchange: Exchange, lived_s: float) -> None:
         """Tell of *exchange*, which was just closed after *lived_s* seconds, if it is traced."""
-        trace = exchange.trace or exchange.begin_trace()
+        trace = exchange.begin_trace()
         if trace is not None and trace.sampled:
             _Maker(self, trace, time.time_ns() - int(self._clock() * NS)).make(exchange, lived_s)
 

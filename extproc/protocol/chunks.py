@@ -16,7 +16,5 @@ def streamed(phase: Phase, pieces: Sequence[Piece], *, end: bool) -> Iterator[Bo
     for index, piece in enumerate(pieces):
         for start in range(0, max(len(piece), 1), MAX_CHUNK_BYTES):
             stop = start + MAX_CHUNK_BYTES
-            whole = start == 0 and len(piece) <= MAX_CHUNK_BYTES
-            chunk = piece if whole else piece[start:stop]
             ends = end and index == last and stop >= len(piece)
-            yield BodyReply(phase, streamed=chunk, end_of_stream=ends)
+            yield BodyReply(phase, streamed=piece[start:stop], end_of_stream=ends)

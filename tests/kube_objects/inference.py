@@ -8,7 +8,6 @@ from .meta import CREATED, NAMESPACE, VLLM_LABELS, Object, metadata
 
 GIE = "inference.networking.k8s.io"
 GIE_X = "inference.networking.x-k8s.io"
-LLM_D = "llm-d.ai"
 ATTACH_TO = f"{GIE_X}/attach-to"
 
 
