@@ -78,7 +78,7 @@ class App:
             self._members_changed,
             self._models_changed,
         )
-        token_file = options.http_token_file
+        token_file, denied = options.http_token_file, self.metrics.http_denied.inc
         self.http = HttpServer(
             self.metrics.registry,
             self.not_ready,
@@ -86,7 +86,7 @@ class App:
             self.describe,
             self.explain,
             Cordoning(self.fleet, self.processor.dispatcher.poke, self.log),
-            BearerGuard(token_file, self.clock, self.metrics.http_denied.inc) if token_file else None,
+            BearerGuard(token_file, self.clock, denied, self.log) if token_file else None,
             guard_reads=options.http_protect_reads,
         )
         listener = ScrapeListener(self.fleet, self.telemetry, self.clock, self.processor.dispatcher.poke)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from .logs import Logger
 from .token_file import TokenFile
 
 MIN_TOKEN_LENGTH = 16
@@ -19,8 +20,10 @@ REREAD_S = 1.0
 class BearerGuard:
     """Compares the token of a request with that of a file, which is read at most once a second."""
 
-    def __init__(self, path: Path, clock: Callable[[], float], denied: Callable[[], object]) -> None:
-        """*denied* is called for each request that may not.
+    def __init__(
+        self, path: Path, clock: Callable[[], float], denied: Callable[[], object], log: Logger
+    ) -> None:
+        """*denied* is called for each request that may not.  What becomes of the file is logged once.
 
         Raises OSError, or RuntimeError where the file holds no token that could serve.
         """
@@ -28,6 +31,8 @@ class BearerGuard:
         self._clock = clock
         self._denied = denied
         self._path = path
+        self._log = log
+        self._fault = ""
         try:
             self._token()
         except ValueError as error:
@@ -40,8 +45,9 @@ class BearerGuard:
             shown = given.strip().encode("utf-8", "surrogateescape")
             if scheme.lower() == "bearer" and hmac.compare_digest(shown, self._token()):
                 return
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             self._denied()
+            self._tell(str(error))
             raise web.HTTPServiceUnavailable(text="the token file cannot be read\n") from None
         self._denied()
         raise web.HTTPUnauthorized(
@@ -53,4 +59,12 @@ class BearerGuard:
         if len(token) < MIN_TOKEN_LENGTH:
             self._file.refused()
             raise ValueError(f"{self._path} holds a token of fewer than {MIN_TOKEN_LENGTH} characters")
+        self._fault = ""
         return token
+
+    def _tell(self, fault: str) -> None:
+        if fault != self._fault:
+            self._fault = fault
+            self._log.error(
+                "token_file_faulty", fault=fault, hint="nobody gets through until it holds a token"
+            )

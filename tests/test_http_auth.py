@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from aiohttp import web
 from click.testing import CliRunner, Result
 from fleets import fleet
@@ -83,11 +85,12 @@ async def listening(
     made = Port("", fleet(CONFIG), directory)
     with made.log_file.open("wb") as file:
         writer = logs.LineWriter(file.fileno())
-        cordoning = Cordoning(made.fleet, made.changed, logs.configure(writer, "info", "json"))
+        log = logs.configure(writer, "info", "json")
+        cordoning = Cordoning(made.fleet, made.changed, log)
         guard = None
         if token is not None:
             made.token_file.write_text(token + "\n")
-            guard = BearerGuard(made.token_file, lambda: made.now, made.deny)
+            guard = BearerGuard(made.token_file, lambda: made.now, made.deny, log)
         http = HttpServer(
             CollectorRegistry(), list, list, dict, lambda *_: [], cordoning, guard, guard_reads=reads
         )
@@ -201,13 +204,31 @@ async def test_a_file_that_is_gone_lets_nobody_in_and_one_that_is_back_does(tmp_
         assert await port.status("GET", "/metrics", TOKEN) == 200
 
 
+async def test_what_is_wrong_with_the_file_is_told_once(tmp_path: Path) -> None:
+    async with listening(tmp_path, reads=True) as port:
+        for text in ("", "short", TOKEN, "short"):
+            port.token_file.write_text(text)
+            port.now += 1.0
+            for _ in range(3):
+                await port.status("GET", "/metrics", TOKEN)
+    lines = [json.loads(line) for line in port.log_file.read_text().splitlines()]
+    assert [(line["level"], line["event"]) for line in lines] == [("error", "token_file_faulty")] * 3
+    none, short = (
+        "holds no bearer token (one line of visible ASCII)",
+        "holds a token of fewer than 16 characters",
+    )
+    assert [line["fault"] for line in lines] == [
+        f"{port.token_file} {fault}" for fault in (none, short, short)
+    ]
+
+
 @pytest.mark.parametrize(
     "text", ["", "short", "x" * 15, "two words of some length", "no\x00text-of-some-length"]
 )
 def test_a_file_without_a_token_that_could_serve_is_refused_at_start(tmp_path: Path, text: str) -> None:
     (tmp_path / "token").write_text(text)
     with pytest.raises(RuntimeError, match="holds"):
-        BearerGuard(tmp_path / "token", time.monotonic, list)
+        BearerGuard(tmp_path / "token", time.monotonic, list, structlog.get_logger())
 
 
 def asking(authorization: str) -> Any:
@@ -218,7 +239,7 @@ def asking(authorization: str) -> Any:
 def test_who_shows_no_token_or_another_is_told_what_to_show_and_the_shortest_will_do(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("x" * MIN_TOKEN_LENGTH)
     denied: list[None] = []
-    guard = BearerGuard(tmp_path / "token", lambda: 0.0, lambda: denied.append(None))
+    guard = BearerGuard(tmp_path / "token", lambda: 0.0, lambda: denied.append(None), structlog.get_logger())
     for shown in ("", "Bearer y", "Bearer \udcff"):
         with pytest.raises(web.HTTPUnauthorized) as refused:
             guard.check(asking(shown))

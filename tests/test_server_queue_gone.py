@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from envoy_peer import EnvoyPeer, EnvoyStream
-from ext_proc_service import RESPONSE_HEADERS_GO, A, B, refused, routed_body, serving
-from queue_talk import config, held, hold, results, scrape
+from ext_proc_service import CHAT, RESPONSE_HEADERS_GO, A, B, refused, routed_body, serving
+from queue_talk import MODELS, config, held, hold, results, scrape
 from stream_stages import BUFFERED, DUPLEX
 
 from extproc.config import parse_config
@@ -108,3 +108,21 @@ async def test_a_reload_judges_anew_who_waits() -> None:
         await gone.closed()
         await service.idle()
         assert results(service) == {"dispatched": 1, "model_not_found": 1}
+
+
+async def test_who_is_held_through_a_reload_goes_on_by_the_new_config_in_all_respects() -> None:
+    """Its header was a sticky key, which is kept, and is none any more."""
+    sticky = "models: [{name: m, pool: pool, sticky: {header: x-extproc-user}}]\n"
+    text = config().replace(MODELS, sticky)
+    async with serving(text) as (service, envoy):
+        scrape(service, 1)
+        stream = envoy.stream()
+        await stream.request_headers({**CHAT, "x-extproc-user": "anna"})
+        await stream.reply()
+        await stream.request_body(b'{"model":"m"}')
+        await service.until(lambda: held(service) == 1)
+        text = text.replace(", sticky: {header: x-extproc-user}", "")
+        service.processor.dispatcher.reload(service.fleet.apply(parse_config(text.encode())))
+        scrape(service, 0)
+        assert await stream.reply() == routed_body("m", "m", removed=("x-extproc-user",))
+        await stream.end()
