@@ -100,9 +100,8 @@ async def test_a_page_that_tells_nothing_before_the_first_request_is_no_fault_of
     assert heard.read[0] == (target, EngineMetrics(waiting=0, running=1))
 
 
-async def test_a_failing_endpoint_is_tried_less_often_up_to_a_bound(
-    scraper: Scraper, heard: Heard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def noted_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds between a target's scrapes, which nobody waits for any more."""
     pauses: list[float] = []
     sleep = asyncio.sleep
 
@@ -113,8 +112,15 @@ async def test_a_failing_endpoint_is_tried_less_often_up_to_a_bound(
             pauses.append(delay_s)
         await sleep(0)
 
+    monkeypatch.setattr("extproc.scraper.asyncio.sleep", note)
+    return pauses
+
+
+async def test_a_failing_endpoint_is_tried_less_often_up_to_a_bound(
+    scraper: Scraper, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving(always(http(b"", "503 Unavailable"))) as server:
-        monkeypatch.setattr("extproc.scraper.asyncio.sleep", note)
+        pauses = noted_pauses(monkeypatch)
         await scraper.update([server.target(interval_s=0.5)])
         await until(lambda: len(heard.failed) >= 1200)  # far enough for 2 ** n to overflow
         server.respond = always(http())
@@ -213,18 +219,8 @@ async def test_of_faults_those_since_the_last_report_are_counted(heard: Heard) -
 async def test_a_failing_endpoint_is_not_tried_more_often_than_a_good_one(
     scraper: Scraper, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pauses: list[float] = []
-    sleep = asyncio.sleep
-
-    async def note(delay_s: float) -> None:
-        task = asyncio.current_task()
-        assert task
-        if task.get_name().startswith("scrape "):
-            pauses.append(delay_s)
-        await sleep(0)
-
     async with serving(always(http(b"", "503 Unavailable"))) as server:
-        monkeypatch.setattr("extproc.scraper.asyncio.sleep", note)
+        pauses = noted_pauses(monkeypatch)
         await scraper.update([server.target(interval_s=60.0)])
         await until(lambda: len(heard.failed) >= 20)
         await scraper.close()

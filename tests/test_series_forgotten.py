@@ -22,6 +22,7 @@ MIRRORED = (
   mirrors: [{name: shadow, percent: 100}]
 """
 )
+NOBODY = "pools: [{name: pool, endpoints: []}]\nmodels: [{name: rolled, pool: pool}]"
 WITHOUT = POOL + "models: [{name: steady, pool: pool}]"
 STEADY, UNLISTED = "steady steady pool", "other other pool"
 OLD_TARGET, NEW_TARGET, REFUSED = "rolled a pool", "rolled b pool", "rolled none none"
@@ -37,6 +38,15 @@ async def ask(envoy: EnvoyPeer, model: str) -> None:
     await stream.response_headers(200)
     assert await stream.reply() == RESPONSE_HEADERS_GO
     await stream.end()
+
+
+async def is_refused(service: Service, envoy: EnvoyPeer) -> None:
+    stream = envoy.stream()
+    await stream.request_headers(CHAT)
+    await stream.reply()
+    await stream.request_body(b'{"model":"rolled"}')
+    await stream.reply()
+    await service.idle()
 
 
 async def are_asked(service: Service, envoy: EnvoyPeer) -> None:
@@ -139,14 +149,8 @@ async def test_an_answer_that_ends_after_its_model_was_forgotten_is_counted_and_
 
 
 async def test_refusals_of_a_model_that_left_are_forgotten_too() -> None:
-    nobody = "pools: [{name: pool, endpoints: []}]\nmodels: [{name: rolled, pool: pool}]"
-    async with serving(nobody) as (service, envoy):
-        stream = envoy.stream()
-        await stream.request_headers(CHAT)
-        await stream.reply()
-        await stream.request_body(b'{"model":"rolled"}')
-        await stream.reply()
-        await service.idle()
+    async with serving(NOBODY) as (service, envoy):
+        await is_refused(service, envoy)
         assert served(service) == {REFUSED}
         reload(service, WITHOUT)
         forget(service, 1000.0)
@@ -181,14 +185,8 @@ async def test_so_is_what_its_answers_told() -> None:
 
 
 async def test_refusals_of_a_model_that_is_still_there_stay() -> None:
-    nobody = "pools: [{name: pool, endpoints: []}]\nmodels: [{name: rolled, pool: pool}]"
-    async with serving(nobody) as (service, envoy):
-        stream = envoy.stream()
-        await stream.request_headers(CHAT)
-        await stream.reply()
-        await stream.request_body(b'{"model":"rolled"}')
-        await stream.reply()
-        await service.idle()
+    async with serving(NOBODY) as (service, envoy):
+        await is_refused(service, envoy)
         forget(service, 1000.0)
         forget(service, 1000.0 + LONG)
         assert served(service) == {REFUSED}
