@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -189,5 +190,5 @@ def test_whatever_the_values_are_every_fault_is_told_on_one_line(value: object) 
     st.binary(max_size=60) | st.text(alphabet="{}[]:,-?!&*<>|%@'\"#ab01 \n\t", max_size=60).map(str.encode)
 )
 def test_no_bytes_make_the_reader_fail_otherwise(text: bytes) -> None:
-    with pytest.raises(ConfigError):
+    with suppress(ConfigError):  # some are a config: hypothesis tries literals of the code, too
         parse_config(text)

@@ -420,7 +420,9 @@ def test_a_content_type_whose_boundary_parsers_read_differently_is_refused(conte
 FIELD_NAMES = st.sampled_from(["file", "language", "prompt", "Model", "timestamp_granularities[]"])
 PIECES = st.sampled_from([b"\r", b"\n", b"-", b"--", b"b", b"\r\n--", b"\r\n--c\r\n", b"x", b"\x00", b"\xff"])
 CONTENT = st.lists(PIECES, max_size=8).map(b"".join)
-MODELS = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc"]), max_size=9)
+MODELS = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs", "Cc"]), max_size=9).filter(
+    lambda name: not name.startswith("--b")
+)
 
 
 @st.composite
