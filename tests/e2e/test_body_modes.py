@@ -35,6 +35,8 @@ HEAD, REST = b'{"model": "al', b'ias", "n": 1e400}'
 NEW_BODY = b'{"model": "a-longer-name", "n": 1e400}'
 DESTINATION, POOL_HEADER = "x-gateway-destination-endpoint", "x-extproc-pool"
 ORIGINAL_DST = Way("buffered", "original-dst")
+NEVER_S = 30.0
+"""Until the rest of a body comes that is refused before."""
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -209,11 +211,11 @@ async def test_streamed_bodies_without_an_override_reach_nobody_unpinned(
     """Unless all of it was there in time: then Envoy holds even a STREAMED request, and all is well."""
     change = sends("STREAMED", override=False, one_route=one_route)
     async with envoy_with(stack, tmp_path, change) as client:
-        assert await post(client, in_two()) == (500, "unsupported_body_mode")
+        assert await post(client, in_two(NEVER_S)) == (500, "unsupported_body_mode")
         answers = await asyncio.gather(
             *(post(client, in_two(number / 2000) if number % 2 else HEAD + REST) for number in range(40))
         )
-        async with client.post(CHAT, data=in_two()) as response:
+        async with client.post(CHAT, data=in_two(NEVER_S)) as response:
             message = (await response.json())["error"]["message"]
 
     assert set(answers) <= {(200, ""), (500, "unsupported_body_mode")}
