@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .logs import Logger
 from .metrics import Metrics
+from .repeats import Repeats
 
 AGAIN_S = 5.0
 """Before a task begins anew: what it lacks (descriptors, threads, memory) may be there again."""
@@ -19,25 +19,20 @@ INTERVAL_S = 1.0
 class Faults:
     """`extproc_internal_errors_total`, and a line with the traceback."""
 
-    def __init__(self, metrics: Metrics, log: Logger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, metrics: Metrics, log: Logger, clock: Callable[[], float]) -> None:
         self._count = metrics.internal_errors.inc
         self._log = log
-        self._clock = clock
-        self._told: dict[type[BaseException] | None, tuple[float, int]] = {}
-        """Of the loop's faults: when one of a class was told last, and how many there were since."""
+        self._repeats = Repeats(INTERVAL_S, clock)
+        """Of the loop's faults, those of one class."""
 
     def of_loop(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What a callback raised, or a task that nobody awaited."""
         self._count()
-        error = context.get("exception")
-        kind = None if error is None else type(error)
-        now = self._clock()
-        told_at, unreported = self._told.get(kind, (now - INTERVAL_S, 0))
-        if now - told_at < INTERVAL_S:
-            self._told[kind] = told_at, unreported + 1
-            return
-        self._told[kind] = now, 0
-        self._log.error("loop_fault", message=context.get("message"), unreported=unreported, exc_info=error)
+        error: Any = context.get("exception")
+        unreported = self._repeats.happened(error.__class__)
+        if unreported is not None:
+            message = context.get("message")
+            self._log.error("loop_fault", message=message, unreported=unreported, exc_info=error)
 
     def of_scrape(self, target: object, error: Exception, unreported: int) -> None:
         """In reading a page, or in what was made of it."""

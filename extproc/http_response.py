@@ -95,16 +95,17 @@ class Response:
         status = int(found[2])
         if status != 200:
             raise GetError("http_status", f"HTTP {status}", status)
-        self._frame(_headers(lines), minor=found[1])
-        return True
-
-    def _frame(self, headers: dict[bytes, bytes], minor: bytes) -> None:
-        """Choose how the body ends, RFC 9112 section 6.3."""
+        headers = _headers(lines)
         compressed = headers.get(b"content-encoding", b"").decode("latin-1").lower()
         if compressed not in ("", "identity"):
             raise GetError(
                 "invalid", f"the page is compressed ({compressed[:20]}), though asked for as it is"
             )
+        self._frame(headers, minor=found[1])
+        return True
+
+    def _frame(self, headers: dict[bytes, bytes], minor: bytes) -> None:
+        """Choose how the body ends, RFC 9112 section 6.3."""
         connection = headers.get(b"connection", b"").lower()
         self.keep_alive = b"close" not in connection and (minor == b"1" or b"keep-alive" in connection)
         coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")

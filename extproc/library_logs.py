@@ -19,21 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from msgspec import Struct
-
 from .logs import Logger
+from .repeats import Repeats
 
 INTERVAL_S = 1.0
 """Lines of one kind come this far apart: nobody fills the log with malformed requests."""
 MAX_FRAMES = 20
 """Of a stack, the innermost: Python's own limit of depth would make a line of 100 KB."""
-
-
-class _Kind(Struct):
-    """Lines of one logger, level and class of exception; how many there are is a matter of code, not of requests."""
-
-    told_at: float
-    unreported: int = 0
 
 
 class LibraryHandler(logging.Handler):
@@ -42,8 +34,8 @@ class LibraryHandler(logging.Handler):
     def __init__(self, log: Logger, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(logging.WARNING)
         self._log = log
-        self._clock = clock
-        self._kinds: dict[tuple[str, int, str | None], _Kind] = {}
+        self._repeats = Repeats(INTERVAL_S, clock)
+        """Of one logger, level and class of exception."""
         self._counting = threading.RLock()
         """Taken again by the same thread for what a finalizer raises, whenever that runs."""
 
@@ -62,12 +54,9 @@ class LibraryHandler(logging.Handler):
         """One line, unless one of its kind was told within the last second."""
         name = _class_name(error) if error is not None else None
         with self._counting:
-            now = self._clock()
-            kind = self._kinds.setdefault((logger, level, name), _Kind(now - INTERVAL_S))
-            if now - kind.told_at < INTERVAL_S:
-                kind.unreported += 1
-                return
-            unreported, kind.unreported, kind.told_at = kind.unreported, 0, now
+            unreported = self._repeats.happened((logger, level, name))
+        if unreported is None:
+            return
         tell = self._log.error if level >= logging.ERROR else self._log.warning
         tell(
             "library_log",

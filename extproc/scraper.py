@@ -22,6 +22,7 @@ from .engines import VLLM
 from .http_get import PageConnection, Tls
 from .http_response import Failure, GetError
 from .metrics_page import MetricsError
+from .repeats import Repeats
 from .token_file import TokenFile
 
 MAX_PAGE_BYTES = 2 * 1024 * 1024
@@ -128,8 +129,7 @@ class Scraper:
         self._clock = clock
         self._closed = False
         self._tasks: dict[ScrapeTarget, asyncio.Task[None]] = {}
-        self._fault_reported_at = -math.inf
-        self._unreported = 0
+        self._faults = Repeats(FAULT_REPORT_S, clock)
 
     async def update(self, targets: Iterable[ScrapeTarget]) -> None:
         """Scrape exactly *targets* from now on.
@@ -160,11 +160,9 @@ class Scraper:
         await _end(tasks)
 
     def _fault(self, target: ScrapeTarget, error: Exception) -> None:
-        now = self._clock()
-        if now - self._fault_reported_at < FAULT_REPORT_S:
-            self._unreported += 1
+        unreported = self._faults.happened()
+        if unreported is None:
             return
-        unreported, self._unreported, self._fault_reported_at = self._unreported, 0, now
         with contextlib.suppress(Exception):  # a report that fails must not end the scraping
             self._report_fault(target, error, unreported)
 

@@ -40,6 +40,7 @@ from .worlds import (
     refused,
     requests,
     second,
+    slow,
     until,
     without,
 )
@@ -244,12 +245,7 @@ VERSIONS = (
     ),
     Case(
         "the new version is slow, and few ask for it",
-        {
-            **{first_tokens("v2", bound): counts(5) for bound in ("1", "+Inf")},
-            first_tokens("v2", "0.25"): level(0),
-            read_answers("v2"): counts(5),
-            requests("completed", "v2"): counts(5),
-        },
+        slow(5),
         ("ExtprocTargetSlow",),
         at="60m",
     ),
@@ -264,13 +260,7 @@ VERSIONS = (
     Case("both are slow", {first_tokens(target, "0.25"): level(0) for target in ("v1", "v2")}),
     Case(
         "a slow version with few requests",
-        {
-            **{first_tokens("v2", bound): counts(1) for bound in ("1", "+Inf")},
-            first_tokens("v2", "0.25"): level(0),
-            read_answers("v2"): counts(1),
-            requests("completed", "v2"): counts(1),
-            requests("upstream_error", "v2"): None,
-        },
+        slow(1) | {requests("upstream_error", "v2"): None},
     ),
     Case("a target lost its pods", {MOVED: counts(6)}, ("ExtprocTargetMoved",)),
     Case("a request moved", {MOVED: until(10, 0, 1)}),

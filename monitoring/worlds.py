@@ -53,6 +53,16 @@ def read_answers(target: str) -> str:
     return f'extproc_time_to_first_token_seconds_count{{{SERVED},target_model="{target}"}}'
 
 
+def slow(per_step: float) -> Series:
+    """So many answers of the second version, none of them quick."""
+    return {
+        **{first_tokens("v2", bound): counts(per_step) for bound in ("1", "+Inf")},
+        first_tokens("v2", "0.25"): level(0),
+        read_answers("v2"): counts(per_step),
+        requests("completed", "v2"): counts(per_step),
+    }
+
+
 def age(pod: int) -> str:
     return of("extproc_endpoint_metrics_age_seconds", f'pool="p",endpoint="10.0.0.{pod}:8000"')
 

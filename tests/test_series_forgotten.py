@@ -64,6 +64,13 @@ def forget(service: Service, now: float) -> None:
     service.telemetry.forget(service.fleet.router, now)
 
 
+def leaves(service: Service) -> None:
+    """The model is no longer in the config, for longer than its series are kept."""
+    reload(service, WITHOUT)
+    forget(service, 1000.0)
+    forget(service, 1000.0 + LONG)
+
+
 def served(service: Service) -> set[str]:
     """ "model target_model pool" of every series that has them."""
     served = ("model", "target_model", "pool")
@@ -121,9 +128,7 @@ async def test_a_model_that_came_back_meanwhile_keeps_its_counts() -> None:
 async def test_a_model_that_comes_back_later_is_counted_anew() -> None:
     async with serving(OLD) as (service, envoy):
         await are_asked(service, envoy)
-        reload(service, WITHOUT)
-        forget(service, 1000.0)
-        forget(service, 1000.0 + LONG)
+        leaves(service)
         reload(service, OLD)
         await ask(envoy, "rolled")
         await service.idle()
@@ -137,9 +142,7 @@ async def test_an_answer_that_ends_after_its_model_was_forgotten_is_counted_and_
         await stream.reply()
         await stream.request_body(b'{"model":"rolled"}')
         await stream.reply()
-        reload(service, WITHOUT)
-        forget(service, 1000.0)
-        forget(service, 1000.0 + LONG)
+        leaves(service)
         await stream.end()
         await service.idle()
         assert service.requests == {"rolled a pool aborted": 1}
@@ -152,9 +155,7 @@ async def test_refusals_of_a_model_that_left_are_forgotten_too() -> None:
     async with serving(NOBODY) as (service, envoy):
         await is_refused(service, envoy)
         assert served(service) == {REFUSED}
-        reload(service, WITHOUT)
-        forget(service, 1000.0)
-        forget(service, 1000.0 + LONG)
+        leaves(service)
         assert served(service) == set()
 
 
@@ -163,9 +164,7 @@ async def test_so_are_its_mirrored_requests_and_those_that_another_target_got() 
         await ask(envoy, "rolled")
         await service.idle()
         assert also(service) == {("rolled", "pool"): 1.0, ("rolled", "shadow"): 1.0}
-        reload(service, WITHOUT)
-        forget(service, 1000.0)
-        forget(service, 1000.0 + LONG)
+        leaves(service)
         assert also(service) == {}
 
 
@@ -178,9 +177,7 @@ async def test_so_is_what_its_answers_told() -> None:
         await stream.end()
         await service.idle()
         assert service.sample("extproc_time_to_first_token_seconds_count", **SERVED) == 1
-        reload(service, WITHOUT)
-        forget(service, 1000.0)
-        forget(service, 1000.0 + LONG)
+        leaves(service)
         assert served(service) == set()
 
 
@@ -200,9 +197,7 @@ async def test_what_two_targets_count_together_is_removed_once() -> None:
         await ask(envoy, "rolled")
         await service.idle()
         assert served(service) == {OLD_TARGET, "rolled c pool"}
-        reload(service, WITHOUT)
-        forget(service, 1000.0)
-        forget(service, 1000.0 + LONG)
+        leaves(service)
         assert (served(service), also(service)) == (set(), {})
 
 

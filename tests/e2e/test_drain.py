@@ -68,8 +68,7 @@ async def test_answers_that_run_when_the_drain_ends_do_not_keep_the_service(
         stack.service.terminate()
 
         assert await asyncio.to_thread(stack.service.wait, 20) == 0
-        for upstream in stack.upstreams:
-            upstream.gate.set()
+        stack.open_gates()
         if way.mode == "buffered":  # the answer does not pass through the service
             assert await response.content.read() == b"data: [DONE]\n\n"
         else:

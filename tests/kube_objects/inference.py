@@ -34,13 +34,7 @@ def inference_pool(
     )
     spec = _pool_spec(version, selector, ports, picker)
     group = GIE if version == "v1" else GIE_X
-    obj: Object = {
-        "apiVersion": f"{group}/{version}",
-        "kind": "InferencePool",
-        "metadata": meta,
-        "spec": spec,
-    }
-    return obj | ({"status": status} if status is not None else {})
+    return _shown("InferencePool", f"{group}/{version}", meta, spec, status)
 
 
 def _pool_spec(version: str, selector: Mapping[str, str], ports: Sequence[int], picker: str | None) -> Object:
@@ -83,13 +77,7 @@ def inference_model(
         weights = {target: {} if weight is None else {"weight": weight} for target, weight in targets.items()}
         spec["targetModels"] = [{"name": target} | weight for target, weight in weights.items()]
     meta = metadata(name, namespace, uid=uid, created=created)
-    obj: Object = {
-        "apiVersion": f"{GIE_X}/{version}",
-        "kind": "InferenceModel",
-        "metadata": meta,
-        "spec": spec,
-    }
-    return obj | ({"status": status} if status is not None else {})
+    return _shown("InferenceModel", f"{GIE_X}/{version}", meta, spec, status)
 
 
 def model_rewrite(
@@ -105,9 +93,8 @@ def model_rewrite(
 ) -> Object:
     """Of "inference.networking.x-k8s.io" or "llm-d.ai"; `rules` by `rewrite_rule`."""
     spec = {"poolRef": {"group": GIE, "kind": "InferencePool", "name": pool}, "rules": list(rules)}
-    return _kind_v1alpha2(
-        "InferenceModelRewrite", group, metadata(name, namespace, uid=uid, created=created), spec, status
-    )
+    meta = metadata(name, namespace, uid=uid, created=created)
+    return _shown("InferenceModelRewrite", f"{group}/v1alpha2", meta, spec, status)
 
 
 def rewrite_rule(models: Sequence[str] = (), targets: Mapping[str, int | None] | None = None) -> Object:
@@ -135,13 +122,12 @@ def inference_objective(
     """Of "inference.networking.x-k8s.io" or "llm-d.ai"."""
     spec: Object = {"poolRef": {"group": GIE, "kind": "InferencePool", "name": pool}}
     spec |= {"priority": priority} if priority is not None else {}
-    return _kind_v1alpha2(
-        "InferenceObjective", group, metadata(name, namespace, uid=uid, created=created), spec, status
-    )
+    meta = metadata(name, namespace, uid=uid, created=created)
+    return _shown("InferenceObjective", f"{group}/v1alpha2", meta, spec, status)
 
 
-def _kind_v1alpha2(kind: str, group: str, meta: Object, spec: Object, status: Object | None) -> Object:
-    obj: Object = {"apiVersion": f"{group}/v1alpha2", "kind": kind, "metadata": meta, "spec": spec}
+def _shown(kind: str, api_version: str, meta: Object, spec: Object, status: Object | None) -> Object:
+    obj: Object = {"apiVersion": api_version, "kind": kind, "metadata": meta, "spec": spec}
     return obj | ({"status": status} if status is not None else {})
 
 
